@@ -1,0 +1,2 @@
+//! The kah program.
+fn main() {}

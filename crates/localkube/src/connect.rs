@@ -1,0 +1,32 @@
+//! The seam between the API and the node: subresources that are not stored objects.
+
+use futures::future::BoxFuture;
+use serde_json::Value;
+
+/// Bodies of requests and answers inside this room: streamed, never collected unless a handler says so.
+pub type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>;
+/// Whatever broke a stream.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A `connect` request that has been authenticated, authorised, and whose object exists.
+pub struct Connect {
+    /// `pods`, `services` or `nodes`.
+    pub resource: String,
+    /// `log`, `exec`, `attach`, `portforward` or `proxy`.
+    pub subresource: String,
+    pub namespace: String,
+    /// As in the path; for `services` it may be `[scheme:]name[:port]`.
+    pub name: String,
+    /// The stored object.
+    pub object: Value,
+    /// What follows `/proxy` in the path, with its leading slash; empty if nothing does.
+    pub rest: String,
+    /// The request as it came: its query, upgrade extension and body are untouched.
+    pub request: http::Request<Body>,
+}
+
+/// The node side: answers logs, exec and proxied requests.
+pub trait Connector: Send + Sync + 'static {
+    /// Answers one request. Failures are Status answers, never dropped connections.
+    fn connect(&self, connect: Connect) -> BoxFuture<'static, http::Response<Body>>;
+}

@@ -1,0 +1,10 @@
+//! A Kubernetes API in this process: storage, discovery, watch, patch, tables, and Pods that run as
+//! local processes. It is for trying, developing and testing; production runs on real Kubernetes.
+//!
+//! The room knows nothing of the product: schemas, CRDs and the image that counts as "our own" are
+//! passed in. Its judges are kubectl, kube-rs and the same requests sent to a real kube-apiserver.
+
+pub mod connect;
+pub mod identity;
+pub mod kind;
+pub mod status;

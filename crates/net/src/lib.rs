@@ -1,0 +1,1 @@
+//! Kube AI Hub: net.
