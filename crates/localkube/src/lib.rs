@@ -7,4 +7,5 @@
 pub mod connect;
 pub mod identity;
 pub mod kind;
+pub mod schema;
 pub mod status;
