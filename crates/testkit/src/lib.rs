@@ -1,1 +1,4 @@
-//! Kube AI Hub: testkit.
+//! What tests stand on: control planes, real and embedded; the real kubectl; fleets; scripted members.
+
+pub mod kubectl;
+pub mod plane;
