@@ -4,8 +4,12 @@
 //! The room knows nothing of the product: schemas, CRDs and the image that counts as "our own" are
 //! passed in. Its judges are kubectl, kube-rs and the same requests sent to a real kube-apiserver.
 
+pub mod builtin;
 pub mod connect;
+pub mod discovery;
 pub mod identity;
 pub mod kind;
+pub mod openapi;
 pub mod schema;
 pub mod status;
+pub mod table;
