@@ -104,14 +104,14 @@ fn finish(mut command: Command, input: &str) -> Ran {
     }
 }
 
-/// `KAH_KUBECTL`, else the one on the PATH, else the one beside the control plane's programs.
+/// `KAH_KUBECTL`, else the one beside the control plane's programs, else the one on the PATH.
 fn find() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("KAH_KUBECTL") {
         return Ok(named.into());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    folders.extend(crate::plane::assets());
+    let mut folders: Vec<PathBuf> = crate::plane::assets().into_iter().collect();
+    folders.extend(std::env::split_paths(&path));
     for folder in folders {
         let candidate = folder.join("kubectl");
         if candidate.is_file() {

@@ -1,0 +1,3 @@
+//! Tests of whole planes, with real clients.
+
+mod kubectl;
