@@ -1,0 +1,48 @@
+//! `rbac.authorization.k8s.io`, the reviews of `authentication.k8s.io` and `authorization.k8s.io`.
+
+use super::row::{Group, Row};
+use crate::kind::Kind;
+
+const AUTHENTICATION: Group = Group("authentication.k8s.io", "v1");
+const AUTHORIZATION: Group = Group("authorization.k8s.io", "v1");
+const RBAC: Group = Group("rbac.authorization.k8s.io", "v1");
+
+/// The reviews.
+pub(super) fn reviews() -> Vec<Kind> {
+    [
+        AUTHENTICATION
+            .cluster("selfsubjectreviews", "SelfSubjectReview")
+            .create_only(),
+        AUTHENTICATION
+            .cluster("tokenreviews", "TokenReview")
+            .create_only(),
+        AUTHORIZATION
+            .namespaced("localsubjectaccessreviews", "LocalSubjectAccessReview")
+            .create_only(),
+        AUTHORIZATION
+            .cluster("selfsubjectaccessreviews", "SelfSubjectAccessReview")
+            .create_only(),
+        AUTHORIZATION
+            .cluster("selfsubjectrulesreviews", "SelfSubjectRulesReview")
+            .create_only(),
+        AUTHORIZATION
+            .cluster("subjectaccessreviews", "SubjectAccessReview")
+            .create_only(),
+    ]
+    .into_iter()
+    .map(Row::build)
+    .collect()
+}
+
+/// Roles and their bindings.
+pub(super) fn roles() -> Vec<Kind> {
+    [
+        RBAC.cluster("clusterrolebindings", "ClusterRoleBinding"),
+        RBAC.cluster("clusterroles", "ClusterRole"),
+        RBAC.namespaced("rolebindings", "RoleBinding"),
+        RBAC.namespaced("roles", "Role"),
+    ]
+    .into_iter()
+    .map(Row::build)
+    .collect()
+}
