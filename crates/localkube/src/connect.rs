@@ -30,3 +30,23 @@ pub trait Connector: Send + Sync + 'static {
     /// Answers one request. Failures are Status answers, never dropped connections.
     fn connect(&self, connect: Connect) -> BoxFuture<'static, http::Response<Body>>;
 }
+
+/// A body that is there already.
+pub fn full(bytes: impl Into<bytes::Bytes>) -> Body {
+    use http_body_util::BodyExt;
+    http_body_util::Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// An error as an answer: its Status as JSON, with its code.
+pub fn refuse(error: &crate::status::ApiError) -> http::Response<Body> {
+    let mut response = http::Response::new(full(error.to_status().to_string()));
+    *response.status_mut() =
+        http::StatusCode::from_u16(error.code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
+    response
+}

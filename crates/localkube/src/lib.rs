@@ -6,10 +6,14 @@
 
 pub mod builtin;
 pub mod connect;
+pub mod controllers;
 pub mod discovery;
 pub mod identity;
 pub mod kind;
+pub mod node;
+pub mod node_port;
 pub mod openapi;
+pub mod recorder;
 pub mod schema;
 pub mod status;
 pub mod table;
