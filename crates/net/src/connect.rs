@@ -1,0 +1,326 @@
+//! From an address to a connection, with a typed reason when there is none.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Uri;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::{
+    client::legacy::connect::{Connected, Connection},
+    rt::TokioIo,
+};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{
+    BoxError, Gauges, Kind, Limits, ProxyError,
+    error::{io_kind, tls_kind},
+    gauge::Counted,
+};
+
+/// Where an upstream listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// Name or IP address, without the brackets of IPv6.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Address {
+    /// Reads `http://HOST[:PORT]` or `https://HOST[:PORT]`; a path or query is not part of an address and is ignored, user information is refused.
+    ///
+    /// # Errors
+    /// A text for people, where the URL has another scheme, no host, or user information.
+    pub fn parse(url: &str) -> Result<Self, BoxError> {
+        let uri: Uri = url.trim().parse()?;
+        let tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            Some(_) => return Err("the URL is neither http nor https".into()),
+            None => return Err("the URL has no scheme".into()),
+        };
+        let authority = uri.authority().ok_or("the URL has no host")?;
+        if authority.as_str().contains('@') {
+            return Err("the URL holds user information".into());
+        }
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        if host.is_empty() {
+            return Err("the URL has no host".into());
+        }
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Ok(Self { tls, host, port })
+    }
+
+    /// `HOST:PORT`, with brackets around IPv6, and without the port that the scheme implies.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        if self.port == if self.tls { 443 } else { 80 } {
+            host
+        } else {
+            format!("{host}:{}", self.port)
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}://{}",
+            if self.tls { "https" } else { "http" },
+            self.authority()
+        )
+    }
+}
+
+/// Opens connections to one address, whatever URL it is asked for.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    pub(crate) address: Arc<Address>,
+    pub(crate) name: Arc<str>,
+    pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub(crate) limits: Limits,
+    pub(crate) gauges: Arc<Gauges>,
+}
+
+impl Connector {
+    pub(crate) async fn connect(self) -> Result<Wire, ProxyError> {
+        let tcp = limited(self.limits.connect, &self.name, self.tcp()).await?;
+        let _ = tcp.set_nodelay(true);
+        keep_alive(&tcp, self.limits.keep_alive);
+        let Some((config, server_name)) = &self.tls else {
+            return Ok(Wire::new(Stream::Plain(tcp), false, &self.gauges));
+        };
+        let handshake =
+            tokio_rustls::TlsConnector::from(config.clone()).connect(server_name.clone(), tcp);
+        let handshake = async {
+            handshake.await.map_err(|error| {
+                let kind = match error
+                    .get_ref()
+                    .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+                {
+                    Some(inner) => tls_kind(inner),
+                    None => Kind::Tls,
+                };
+                ProxyError::because(kind, &self.name, error)
+            })
+        };
+        let stream = limited(self.limits.handshake, &self.name, handshake).await?;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(Wire::new(
+            Stream::Tls(Box::new(stream)),
+            http2,
+            &self.gauges,
+        ))
+    }
+
+    async fn tcp(&self) -> Result<TcpStream, ProxyError> {
+        let addresses = tokio::net::lookup_host((self.address.host.as_str(), self.address.port))
+            .await
+            .map_err(|error| ProxyError::because(Kind::NameNotResolved, &self.name, error))?;
+        let mut last = None;
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(match last {
+            None => ProxyError::new(Kind::NameNotResolved, &self.name, None),
+            Some(error) => {
+                let kind = match io_kind(&error) {
+                    Some(Kind::Timeout) => Kind::ConnectTimeout,
+                    _ => Kind::Unreachable,
+                };
+                ProxyError::because(kind, &self.name, error)
+            }
+        })
+    }
+}
+
+/// A peer that vanished without a word is noticed although nobody writes to it.
+fn keep_alive(tcp: &TcpStream, interval: Duration) {
+    let probe = socket2::TcpKeepalive::new()
+        .with_time(interval)
+        .with_interval(interval)
+        .with_retries(3);
+    let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&probe);
+}
+
+async fn limited<T>(
+    limit: Duration,
+    name: &Arc<str>,
+    work: impl Future<Output = Result<T, ProxyError>>,
+) -> Result<T, ProxyError> {
+    match timeout(limit, work).await {
+        Ok(result) => result,
+        Err(elapsed) => Err(ProxyError::because(Kind::ConnectTimeout, name, elapsed)),
+    }
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = Wire;
+    type Error = ProxyError;
+    type Future = Pin<Box<dyn Future<Output = Result<Wire, ProxyError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        Box::pin(self.clone().connect())
+    }
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+/// A connection, counted while it is open.
+pub(crate) struct Wire {
+    io: TokioIo<Stream>,
+    http2: bool,
+    _open: Counted,
+}
+
+impl Wire {
+    fn new(stream: Stream, http2: bool, gauges: &Arc<Gauges>) -> Self {
+        Self {
+            io: TokioIo::new(stream),
+            http2,
+            _open: Counted::connection(gauges),
+        }
+    }
+}
+
+impl Connection for Wire {
+    fn connected(&self) -> Connected {
+        let connected = Connected::new();
+        if self.http2 {
+            connected.negotiated_h2()
+        } else {
+            connected
+        }
+    }
+}
+
+impl Read for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl Write for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
