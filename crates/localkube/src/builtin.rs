@@ -2,9 +2,15 @@
 
 mod access;
 mod core;
+mod defaults;
+pub(crate) mod fields;
 mod network;
+pub(crate) mod pod_defaults;
+pub(crate) mod quantity;
 mod row;
+pub mod service;
 mod system;
+mod workload_defaults;
 mod workloads;
 
 use serde_json::{Value, json};

@@ -1,7 +1,8 @@
 //! `rbac.authorization.k8s.io`, the reviews of `authentication.k8s.io` and `authorization.k8s.io`.
 
+use super::defaults;
 use super::row::{Group, Row};
-use crate::kind::Kind;
+use crate::kind::{Kind, NameRule};
 
 const AUTHENTICATION: Group = Group("authentication.k8s.io", "v1");
 const AUTHORIZATION: Group = Group("authorization.k8s.io", "v1");
@@ -37,10 +38,18 @@ pub(super) fn reviews() -> Vec<Kind> {
 /// Roles and their bindings.
 pub(super) fn roles() -> Vec<Kind> {
     [
-        RBAC.cluster("clusterrolebindings", "ClusterRoleBinding"),
-        RBAC.cluster("clusterroles", "ClusterRole"),
-        RBAC.namespaced("rolebindings", "RoleBinding"),
-        RBAC.namespaced("roles", "Role"),
+        RBAC.cluster("clusterrolebindings", "ClusterRoleBinding")
+            .defaults(defaults::role_binding)
+            .names(NameRule::PathSegment),
+        RBAC.cluster("clusterroles", "ClusterRole")
+            .defaults(defaults::role)
+            .names(NameRule::PathSegment),
+        RBAC.namespaced("rolebindings", "RoleBinding")
+            .defaults(defaults::role_binding)
+            .names(NameRule::PathSegment),
+        RBAC.namespaced("roles", "Role")
+            .defaults(defaults::role)
+            .names(NameRule::PathSegment),
     ]
     .into_iter()
     .map(Row::build)

@@ -1,46 +1,64 @@
 //! The core group.
 
 use super::row::{CONNECT, CREATE, Group, READ_WRITE, STREAM};
-use crate::kind::Kind;
+use super::{defaults, pod_defaults, service, workload_defaults};
+use crate::kind::{Kind, NameRule};
 
 const V1: Group = Group("", "v1");
 
 pub(super) fn kinds() -> Vec<Kind> {
     [
         V1.namespaced("configmaps", "ConfigMap").short(&["cm"]),
-        V1.namespaced("endpoints", "Endpoints").short(&["ep"]),
-        V1.namespaced("events", "Event").short(&["ev"]).select(&[
-            ("involvedObject.kind", ""),
-            ("involvedObject.namespace", ""),
-            ("involvedObject.name", ""),
-            ("involvedObject.uid", ""),
-            ("involvedObject.apiVersion", ""),
-            ("involvedObject.resourceVersion", ""),
-            ("involvedObject.fieldPath", ""),
-            ("reason", ""),
-            ("reportingComponent", ""),
-            ("type", ""),
-        ]),
+        V1.namespaced("endpoints", "Endpoints")
+            .defaults(defaults::endpoints)
+            .short(&["ep"]),
+        V1.namespaced("events", "Event")
+            .defaults(defaults::event)
+            .short(&["ev"])
+            .select(&[
+                ("involvedObject.kind", ""),
+                ("involvedObject.namespace", ""),
+                ("involvedObject.name", ""),
+                ("involvedObject.uid", ""),
+                ("involvedObject.apiVersion", ""),
+                ("involvedObject.resourceVersion", ""),
+                ("involvedObject.fieldPath", ""),
+                ("reason", ""),
+                ("reportingComponent", ""),
+                ("type", ""),
+            ]),
         V1.namespaced("limitranges", "LimitRange")
+            .defaults(defaults::limit_range)
             .short(&["limits"]),
         V1.cluster("namespaces", "Namespace")
+            .defaults(defaults::namespace)
+            .created(defaults::namespace_created)
+            .updated(defaults::namespace_updated)
+            .names(NameRule::Label)
             .short(&["ns"])
             .without("deletecollection")
             .status()
             .sub("finalize", "Namespace", &["update"])
             .select(&[("status.phase", "")]),
         V1.cluster("nodes", "Node")
+            .defaults(defaults::node)
             .short(&["no"])
             .status()
             .sub("proxy", "NodeProxyOptions", CONNECT)
             .select(&[("spec.unschedulable", "false")]),
         V1.namespaced("persistentvolumeclaims", "PersistentVolumeClaim")
+            .defaults(defaults::claim)
+            .created(defaults::claim_created)
             .short(&["pvc"])
             .status(),
         V1.cluster("persistentvolumes", "PersistentVolume")
+            .defaults(defaults::volume)
+            .created(defaults::volume_created)
             .short(&["pv"])
             .status(),
         V1.namespaced("pods", "Pod")
+            .defaults(pod_defaults::pod)
+            .created(pod_defaults::prepare_create)
             .short(&["po"])
             .all()
             .status()
@@ -63,8 +81,12 @@ pub(super) fn kinds() -> Vec<Kind> {
                 ("status.podIP", ""),
                 ("status.nominatedNodeName", ""),
             ]),
-        V1.namespaced("podtemplates", "PodTemplate").generation(),
+        V1.namespaced("podtemplates", "PodTemplate")
+            .defaults(workload_defaults::pod_template)
+            .generation(),
         V1.namespaced("replicationcontrollers", "ReplicationController")
+            .defaults(workload_defaults::replication_controller)
+            .created(workload_defaults::replicas_created)
             .short(&["rc"])
             .all()
             .status()
@@ -72,13 +94,21 @@ pub(super) fn kinds() -> Vec<Kind> {
             .generation()
             .select(&[("status.replicas", "0")]),
         V1.namespaced("resourcequotas", "ResourceQuota")
+            .defaults(defaults::resource_quota)
+            .created(defaults::empty_status)
             .short(&["quota"])
             .status(),
-        V1.namespaced("secrets", "Secret").select(&[("type", "")]),
+        V1.namespaced("secrets", "Secret")
+            .defaults(defaults::secret)
+            .select(&[("type", "")]),
         V1.namespaced("serviceaccounts", "ServiceAccount")
             .short(&["sa"])
             .foreign_sub("token", ("authentication.k8s.io", "v1"), "TokenRequest"),
         V1.namespaced("services", "Service")
+            .defaults(service::defaults)
+            .created(service::prepare_create)
+            .updated(service::prepare_update)
+            .names(NameRule::Label1035)
             .short(&["svc"])
             .all()
             .status()

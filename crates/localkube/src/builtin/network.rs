@@ -1,5 +1,6 @@
 //! `networking.k8s.io` and `discovery.k8s.io`.
 
+use super::defaults;
 use super::row::{Group, Row};
 use crate::kind::Kind;
 
@@ -10,18 +11,23 @@ pub(super) fn kinds() -> Vec<Kind> {
     [
         NETWORKING
             .cluster("ingressclasses", "IngressClass")
+            .defaults(defaults::ingress_class)
             .generation(),
         NETWORKING
             .namespaced("ingresses", "Ingress")
+            .defaults(defaults::ingress)
+            .created(defaults::ingress_created)
             .short(&["ing"])
             .status()
             .generation(),
         NETWORKING
             .namespaced("networkpolicies", "NetworkPolicy")
+            .defaults(defaults::network_policy)
             .short(&["netpol"])
             .generation(),
         DISCOVERY
             .namespaced("endpointslices", "EndpointSlice")
+            .defaults(defaults::endpoint_slice)
             .generation(),
     ]
     .into_iter()

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::kind::{Column, Columns, Kind, Scale, Strategy, Subresource};
+use crate::kind::{Column, Columns, Kind, NameRule, Scale, Strategy, Subresource};
 
 const ALL: &[&str] = &[
     "create",
@@ -151,8 +151,26 @@ impl Row {
         self
     }
 
-    pub fn strategy(mut self, strategy: Strategy) -> Self {
-        self.0.strategy = strategy;
+    /// Defaults on create and update.
+    pub fn defaults(mut self, default: fn(&mut Value)) -> Self {
+        self.0.strategy.default = default;
+        self
+    }
+
+    /// What only a new object gets: its first status, what admission adds.
+    pub fn created(mut self, prepare: fn(&mut Value)) -> Self {
+        self.0.strategy.prepare_create = prepare;
+        self
+    }
+
+    /// What an update keeps or recounts.
+    pub fn updated(mut self, prepare: fn(&mut Value, &Value)) -> Self {
+        self.0.strategy.prepare_update = prepare;
+        self
+    }
+
+    pub fn names(mut self, rule: NameRule) -> Self {
+        self.0.strategy.name = rule;
         self
     }
 

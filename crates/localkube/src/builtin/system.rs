@@ -1,6 +1,7 @@
 //! What the cluster itself is made of: `storage.k8s.io`, `apiextensions.k8s.io`, `scheduling.k8s.io`,
 //! `coordination.k8s.io` and `node.k8s.io`.
 
+use super::defaults;
 use super::row::{Group, Row};
 use crate::kind::Kind;
 
@@ -12,25 +13,35 @@ const STORAGE: Group = Group("storage.k8s.io", "v1");
 
 pub(super) fn kinds() -> Vec<Kind> {
     [
-        STORAGE.cluster("csidrivers", "CSIDriver"),
+        STORAGE
+            .cluster("csidrivers", "CSIDriver")
+            .defaults(defaults::csi_driver),
         STORAGE.cluster("csinodes", "CSINode"),
         STORAGE
             .cluster("storageclasses", "StorageClass")
+            .defaults(defaults::storage_class)
             .short(&["sc"]),
         STORAGE
             .cluster("volumeattachments", "VolumeAttachment")
+            .defaults(defaults::volume_attachment)
+            .created(defaults::volume_attachment_created)
             .status(),
         API_EXTENSIONS
             .cluster("customresourcedefinitions", "CustomResourceDefinition")
+            .defaults(defaults::custom_resource_definition)
+            .created(defaults::custom_resource_definition_created)
             .short(&["crd", "crds"])
             .category("api-extensions")
             .status()
             .generation(),
         SCHEDULING
             .cluster("priorityclasses", "PriorityClass")
+            .defaults(defaults::priority_class)
             .short(&["pc"])
             .generation(),
-        COORDINATION.namespaced("leases", "Lease"),
+        COORDINATION
+            .namespaced("leases", "Lease")
+            .defaults(defaults::lease),
         NODE.cluster("runtimeclasses", "RuntimeClass"),
     ]
     .into_iter()

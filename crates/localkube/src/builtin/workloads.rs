@@ -1,6 +1,7 @@
 //! `apps`, `batch`, `autoscaling` and `policy`.
 
 use super::row::{Group, Row};
+use super::workload_defaults;
 use crate::kind::Kind;
 
 const APPS: Group = Group("apps", "v1");
@@ -13,17 +14,24 @@ pub(super) fn apps() -> Vec<Kind> {
     [
         APPS.namespaced("controllerrevisions", "ControllerRevision"),
         APPS.namespaced("daemonsets", "DaemonSet")
+            .defaults(workload_defaults::daemon_set)
+            .created(workload_defaults::daemon_set_created)
+            .updated(workload_defaults::daemon_set_updated)
             .short(&["ds"])
             .all()
             .status()
             .generation(),
         APPS.namespaced("deployments", "Deployment")
+            .defaults(workload_defaults::deployment)
+            .created(workload_defaults::deployment_created)
             .short(&["deploy"])
             .all()
             .status()
             .scale()
             .generation(),
         APPS.namespaced("replicasets", "ReplicaSet")
+            .defaults(workload_defaults::replica_set)
+            .created(workload_defaults::replicas_created)
             .short(&["rs"])
             .all()
             .status()
@@ -31,6 +39,8 @@ pub(super) fn apps() -> Vec<Kind> {
             .generation()
             .select(&[("status.replicas", "0")]),
         APPS.namespaced("statefulsets", "StatefulSet")
+            .defaults(workload_defaults::stateful_set)
+            .created(workload_defaults::stateful_set_created)
             .short(&["sts"])
             .all()
             .status()
@@ -47,18 +57,30 @@ pub(super) fn others() -> Vec<Kind> {
     [
         AUTOSCALING
             .namespaced("horizontalpodautoscalers", "HorizontalPodAutoscaler")
+            .defaults(workload_defaults::autoscaler)
+            .created(workload_defaults::autoscaler_created)
             .short(&["hpa"])
             .all()
             .status(),
         BATCH
             .namespaced("cronjobs", "CronJob")
+            .defaults(workload_defaults::cron_job)
+            .created(workload_defaults::deployment_created)
             .short(&["cj"])
             .all()
             .status()
             .generation(),
-        BATCH.namespaced("jobs", "Job").all().status().generation(),
+        BATCH
+            .namespaced("jobs", "Job")
+            .defaults(workload_defaults::job)
+            .created(workload_defaults::job_created)
+            .all()
+            .status()
+            .generation(),
         POLICY
             .namespaced("poddisruptionbudgets", "PodDisruptionBudget")
+            .defaults(workload_defaults::disruption_budget)
+            .created(workload_defaults::disruption_budget_created)
             .short(&["pdb"])
             .status()
             .generation(),
