@@ -4,9 +4,24 @@
 //! keep nothing that a restart would miss, and read live state before they write, so that a late watch
 //! event never makes them act twice.
 
+mod deployment;
+mod endpoints;
+mod error;
+mod feed;
+mod ownership;
+mod pods;
+mod queue;
+mod replicaset;
+mod routes;
+mod serviceaccount;
+
 use tokio_util::sync::CancellationToken;
 
-use crate::recorder::Clock;
+use crate::recorder::{Clock, Recorder};
+
+pub(crate) use error::{Error, unless_gone};
+pub(crate) use feed::{Change, feed};
+pub(crate) use queue::{Key, Queue};
 
 /// What the controllers are told by whoever starts them.
 #[derive(Clone)]
@@ -17,8 +32,34 @@ pub struct Options {
     pub clock: Clock,
 }
 
+/// What every controller works with.
+#[derive(Clone)]
+struct Context {
+    client: kube::Client,
+    recorder: Recorder,
+    options: Options,
+}
+
+impl Context {
+    fn now(&self) -> jiff::Timestamp {
+        (self.options.clock)()
+    }
+}
+
 /// Runs all controllers until `shutdown`; returns when every task of theirs has ended.
 pub async fn run(client: kube::Client, options: Options, shutdown: CancellationToken) {
-    let _ = (client, options);
-    shutdown.cancelled().await;
+    let (recorder, writer) = Recorder::new(client.clone(), shutdown.clone());
+    let context = Context {
+        client,
+        recorder,
+        options,
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(writer);
+    routes::start(&mut tasks, &context, &shutdown);
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller stopped unexpectedly");
+        }
+    }
 }
