@@ -1,1 +1,3 @@
 //! Kube AI Hub: api.
+
+pub mod seed;
