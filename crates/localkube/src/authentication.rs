@@ -8,10 +8,12 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::authority::{Authority, Clock};
-use crate::identity::{Attributes, User};
+use crate::identity::User;
 use crate::rbac::Policy;
 use crate::service_account::{Accounts, ISSUER};
 use crate::status::ApiError;
+
+mod impersonation;
 
 /// The chain that the client showed in the TLS handshake, already verified against the authority.
 /// [`crate::serve::serve`] puts it in the extensions of each request.
@@ -133,8 +135,6 @@ impl Authenticator {
     }
 }
 
-mod impersonation;
-
 fn is_open(path: &str) -> bool {
     OPEN_PATHS.iter().any(|open| {
         path.strip_prefix(open)
@@ -182,11 +182,12 @@ fn user_of_certificate(certificate: &CertificateDer<'_>) -> Option<User> {
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    digest
+        .as_ref()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
-#[allow(unused)]
-fn _seam(_: &Attributes) {}

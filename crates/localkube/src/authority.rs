@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -212,7 +212,11 @@ impl Authority {
         self.sign(params, now)
     }
 
-    fn sign(&self, mut params: CertificateParams, now: Timestamp) -> Result<Issued, AuthorityError> {
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        now: Timestamp,
+    ) -> Result<Issued, AuthorityError> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         set_validity(&mut params, now, CERTIFICATE_LIFE);

@@ -4,16 +4,24 @@
 //! The room knows nothing of the product: schemas, CRDs and the image that counts as "our own" are
 //! passed in. Its judges are kubectl, kube-rs and the same requests sent to a real kube-apiserver.
 
+pub mod authentication;
+pub mod authority;
 pub mod builtin;
 pub mod connect;
 pub mod controllers;
+pub mod crd;
 pub mod discovery;
 pub mod identity;
 pub mod kind;
 pub mod node;
 pub mod node_port;
 pub mod openapi;
+pub mod patch;
+pub mod rbac;
 pub mod recorder;
+pub mod reviews;
 pub mod schema;
+pub mod serve;
+pub mod service_account;
 pub mod status;
 pub mod table;

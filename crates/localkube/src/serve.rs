@@ -1,11 +1,11 @@
 //! The TLS listener: HTTP/1.1 and HTTP/2, client certificates, limits, an orderly end.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -81,7 +81,10 @@ pub async fn serve<S>(
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
+    if tokio::time::timeout(DRAIN, connections.wait())
+        .await
+        .is_err()
+    {
         cut.cancel();
         connections.wait().await;
     }
@@ -100,80 +103,89 @@ async fn accept(
     Ok((stream, slot))
 }
 
-fn connection<S>(
+async fn connection<S>(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     service: S,
     shutdown: CancellationToken,
-) -> impl Future<Output = ()> + Send
-where
+) where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
         + Clone
         + Send
         + 'static,
     S::Future: Send,
 {
-    async move {
-        let handshake = async {
-            if spoke_plainly(&stream).await? {
-                return refuse_plain(stream).await.map(|()| None);
+    let handshake = async {
+        if spoke_plainly(&stream).await? {
+            return refuse_plain(stream).await.map(|()| None);
+        }
+        acceptor.accept(stream).await.map(Some)
+    };
+    let stream = tokio::select! {
+        () = shutdown.cancelled() => return,
+        handshake = tokio::time::timeout(HEAD_TIME, handshake) => match handshake {
+            Ok(Ok(Some(stream))) => stream,
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "TLS handshake failed");
+                return;
             }
-            acceptor.accept(stream).await.map(Some)
-        };
-        let stream = tokio::select! {
-            () = shutdown.cancelled() => return,
-            handshake = tokio::time::timeout(HEAD_TIME, handshake) => match handshake {
-                Ok(Ok(Some(stream))) => stream,
-                Ok(Ok(None)) => return,
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "TLS handshake failed");
-                    return;
-                }
-                Err(_) => return,
-            },
-        };
-        let peer = stream
-            .get_ref()
-            .1
-            .peer_certificates()
-            .map(|chain| chain.iter().map(|part| part.clone().into_owned()).collect());
-        let peer = PeerCertificates(Arc::new(peer.unwrap_or_default()));
+            Err(_) => return,
+        },
+    };
+    let peer = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .map(|chain| chain.iter().map(|part| part.clone().into_owned()).collect());
+    let peer = PeerCertificates(Arc::new(peer.unwrap_or_default()));
 
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
-            .max_buf_size(HEAD_SIZE as usize);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_header_list_size(HEAD_SIZE)
-            .max_concurrent_streams(STREAMS)
-            .keep_alive_interval(Duration::from_secs(30));
-        let handler = service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-            request.extensions_mut().insert(peer.clone());
-            service.clone().oneshot(request)
-        });
-        let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), handler);
-        let mut serving = std::pin::pin!(serving);
-        let mut draining = false;
-        loop {
-            tokio::select! {
-                result = serving.as_mut() => {
-                    if let Err(error) = result {
-                        tracing::debug!(%error, "connection ended");
-                    }
-                    return;
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_SIZE as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEAD_SIZE)
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(Duration::from_secs(30));
+    let handler = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        request.extensions_mut().insert(peer.clone());
+        answer(service.clone(), request)
+    });
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), handler);
+    let mut serving = std::pin::pin!(serving);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            result = serving.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "connection ended");
                 }
-                () = shutdown.cancelled(), if !draining => {
-                    draining = true;
-                    serving.as_mut().graceful_shutdown();
-                }
+                return;
+            }
+            () = shutdown.cancelled(), if !draining => {
+                draining = true;
+                serving.as_mut().graceful_shutdown();
             }
         }
     }
+}
+
+/// Boxed: the compiler cannot follow the body's type through the connection's future otherwise.
+fn answer<S>(
+    service: S,
+    request: Request<Body>,
+) -> BoxFuture<'static, Result<Response<Body>, Infallible>>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Send + 'static,
+    S::Future: Send,
+{
+    Box::pin(service.oneshot(request))
 }
 
 /// Whether the client speaks HTTP without TLS: a TLS record never starts with an upper-case letter.
@@ -189,7 +201,9 @@ async fn refuse_plain(mut stream: TcpStream) -> io::Result<()> {
     let mut sent = [0_u8; 4096];
     let _ = stream.try_read(&mut sent);
     stream
-        .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+        .write_all(
+            b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+        )
         .await?;
     stream.shutdown().await
 }

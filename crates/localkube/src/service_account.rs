@@ -306,7 +306,11 @@ pub fn answer_token_request(
         .pointer("/spec/boundObjectRef")
         .filter(|bound| !bound.is_null())
     {
-        let (kind, name, uid) = (text(bound, "/kind"), text(bound, "/name"), text(bound, "/uid"));
+        let (kind, name, uid) = (
+            text(bound, "/kind"),
+            text(bound, "/name"),
+            text(bound, "/uid"),
+        );
         let (resource, slot) = match kind.as_str() {
             "Pod" => ("pods", &mut pod),
             "Secret" => ("secrets", &mut secret),

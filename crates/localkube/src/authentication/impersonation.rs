@@ -23,8 +23,14 @@ pub(super) fn apply(
             .map(str::to_owned)
             .collect()
     };
-    let name = values("impersonate-user").into_iter().next().unwrap_or_default();
-    let uid = values("impersonate-uid").into_iter().next().unwrap_or_default();
+    let name = values("impersonate-user")
+        .into_iter()
+        .next()
+        .unwrap_or_default();
+    let uid = values("impersonate-uid")
+        .into_iter()
+        .next()
+        .unwrap_or_default();
     let groups = values("impersonate-group");
     let mut extra: Vec<(String, Vec<String>)> = Vec::new();
     for key in headers.keys() {
@@ -81,7 +87,12 @@ pub(super) fn apply(
     }
     for (key, values) in &extra {
         for value in values {
-            check(attributes("authentication.k8s.io", "userextras", key, value))?;
+            check(attributes(
+                "authentication.k8s.io",
+                "userextras",
+                key,
+                value,
+            ))?;
         }
     }
     if !uid.is_empty() {
