@@ -24,4 +24,5 @@ pub mod schema;
 pub mod serve;
 pub mod service_account;
 pub mod status;
+pub mod store;
 pub mod table;
