@@ -7,6 +7,7 @@
 pub mod authentication;
 pub mod authority;
 pub mod builtin;
+pub mod cluster;
 pub mod connect;
 pub mod controllers;
 pub mod crd;
@@ -23,6 +24,9 @@ pub mod reviews;
 pub mod schema;
 pub mod serve;
 pub mod service_account;
+pub mod server;
 pub mod status;
 pub mod store;
 pub mod table;
+
+pub use cluster::{Cluster, Error, Options};
