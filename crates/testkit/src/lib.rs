@@ -2,6 +2,7 @@
 
 pub mod kubectl;
 pub mod kubelet;
+pub mod original;
 pub mod plane;
 
 use std::time::Duration;

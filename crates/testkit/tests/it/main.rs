@@ -1,3 +1,4 @@
 //! Tests of whole planes, with real clients.
 
 mod kubectl;
+mod original;
