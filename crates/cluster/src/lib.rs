@@ -1,1 +1,23 @@
-//! Kube AI Hub: cluster.
+//! The fleet: which clusters there are, how each is reached, and why one cannot be.
+//!
+//! * [`Registry`] follows the Cluster objects and holds one [`Member`] for each.
+//! * [`Member::forward`] sends a caller's request on, as multicluster.md §7 says, and names the reason where the member refuses.
+//! * [`doctor`] turns an answer into findings for people.
+
+mod code;
+pub mod doctor;
+mod forward;
+mod kubeconfig;
+mod location;
+mod member;
+mod peek;
+mod refusal;
+mod registry;
+mod target;
+
+pub use forward::{CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER};
+pub use kubeconfig::{Kubeconfig, SettingsError};
+pub use location::Form;
+pub use member::{Member, Readiness, Route};
+pub use refusal::{AccessCode, Origin, code_of_answer, code_of_fault};
+pub use registry::Registry;

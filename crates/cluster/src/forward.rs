@@ -1,0 +1,346 @@
+//! A caller's request on its way to a member.
+
+use std::{error::Error, net::IpAddr, time::Duration};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
+    uri::PathAndQuery,
+};
+use kah_net::{Address, Body, BoxError, Forward, Kind, ProxyError};
+
+use crate::{
+    AccessCode, Form, Member, Origin, Readiness, Route, SettingsError, code_of_answer,
+    code_of_fault,
+    location::rewrite,
+    peek::peek,
+    target::{direct, is_plain, proxied},
+};
+
+/// Carries the [`AccessCode`] on every answer that is there because a member refused or could not be reached.
+pub const REFUSAL_HEADER: HeaderName = HeaderName::from_static("x-kubeaihub-member-refusal");
+
+/// The caller's identity, where a service proxy takes `Authorization` for itself.
+const IDENTITY: HeaderName = HeaderName::from_static("x-kubesphere-authorization");
+/// The query of an upgrade, which a kube-apiserver loses on a proxied request.
+const RAW_QUERY: HeaderName = HeaderName::from_static("x-kubesphere-rawquery");
+
+/// A kube-apiserver ends what is not meant to last after 60 s.
+const ANSWER_WITHIN: Duration = Duration::from_secs(65);
+
+/// Who a request is sent for. There is no way to send one for nobody in particular: our own credential opens the way, it never acts.
+#[derive(Clone)]
+pub enum CallerCredential {
+    /// The value of `Authorization` that says who the caller is to the member.
+    Authorization(HeaderValue),
+    /// The caller said nothing, and the path needs no role.
+    Anonymous,
+}
+
+impl std::fmt::Debug for CallerCredential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Authorization(_) => "Authorization(…)",
+            Self::Anonymous => "Anonymous",
+        })
+    }
+}
+
+/// Where a request goes and for whom.
+#[derive(Debug, Clone)]
+pub struct Hop {
+    /// Path and query in the member's terms: the cluster is cut away. Sent as it is, but for `dryRun` on a service proxy.
+    pub target: PathAndQuery,
+    /// How the client named the cluster.
+    pub form: Form,
+    /// Who asks.
+    pub caller: CallerCredential,
+    /// The client's address, for `X-Forwarded-For`.
+    pub client: Option<IpAddr>,
+    /// Whether the answer may be as long in coming as the caller waits: watches, followed logs, and other things without an end.
+    pub long_running: bool,
+}
+
+/// The code of a relayed refusal, among the extensions of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberRefusal(pub AccessCode);
+
+/// A request that got no answer from its member. The gateway renders it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForwardError {
+    /// The member is known not to be ready.
+    #[error("cluster {cluster} is not ready: {reason}")]
+    NotReady {
+        /// The Cluster's name.
+        cluster: String,
+        /// Reason and message of its condition.
+        reason: String,
+    },
+    /// Its stored connection cannot be used.
+    #[error("cluster {cluster} cannot be reached with its stored connection")]
+    Settings {
+        /// The Cluster's name.
+        cluster: String,
+        /// What is wrong with it.
+        #[source]
+        source: SettingsError,
+    },
+    /// No answer, or none that can be relayed.
+    #[error("forward to cluster {cluster}")]
+    Proxy {
+        /// The Cluster's name.
+        cluster: String,
+        /// What went wrong.
+        #[source]
+        source: ProxyError,
+    },
+    /// The identity cannot be conveyed, so nothing was sent.
+    #[error("the caller's credential cannot be conveyed to cluster {cluster}")]
+    Identity {
+        /// The Cluster's name.
+        cluster: String,
+    },
+    /// The path does not mean the same to everyone who reads it.
+    #[error("the path cannot be forwarded to cluster {cluster}")]
+    Path {
+        /// The Cluster's name.
+        cluster: String,
+    },
+    /// The member redirects to a place that is not its own.
+    #[error("cluster {cluster} redirects away from itself")]
+    Redirect {
+        /// The Cluster's name.
+        cluster: String,
+    },
+}
+
+impl ForwardError {
+    /// The cause's stable name, where the member or the way to it is at fault.
+    #[must_use]
+    pub fn code(&self) -> Option<AccessCode> {
+        match self {
+            Self::NotReady { .. } => Some(AccessCode::MemberNotReady),
+            Self::Settings { .. } => Some(AccessCode::ConfigUnreadable),
+            Self::Proxy { source, .. } => code_of_fault(source.kind()),
+            Self::Redirect { .. } => Some(AccessCode::VersionUnsupported),
+            Self::Identity { .. } | Self::Path { .. } => None,
+        }
+    }
+
+    /// The status that says it best (differences.md R9).
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotReady { .. } | Self::Settings { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Proxy { source, .. } => match source.kind() {
+                Kind::Request => StatusCode::BAD_REQUEST,
+                Kind::Timeout | Kind::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
+                Kind::Settings | Kind::Closed => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::BAD_GATEWAY,
+            },
+            Self::Identity { .. } => StatusCode::UNAUTHORIZED,
+            Self::Path { .. } => StatusCode::BAD_REQUEST,
+            Self::Redirect { .. } => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// When to try again, where that may help.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        let again = match self {
+            Self::NotReady { .. } => true,
+            Self::Proxy { source, .. } => source.kind().is_transient(),
+            _ => false,
+        };
+        // Settings and certificates are repaired by people.
+        match self.code()? {
+            _ if again => Some(Duration::from_secs(5)),
+            AccessCode::ConfigUnreadable | AccessCode::TLSUntrusted | AccessCode::TLSExpired => {
+                Some(Duration::from_secs(60))
+            }
+            _ => None,
+        }
+    }
+
+    /// Everything that is known, from the outside in, for a message and as evidence.
+    #[must_use]
+    pub fn evidence(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = self.source();
+        while let Some(error) = next {
+            let words = error.to_string();
+            if !text.ends_with(&words) {
+                text.push_str(": ");
+                text.push_str(&words);
+            }
+            next = error.source();
+        }
+        text
+    }
+}
+
+impl Member {
+    /// Sends a caller's request to this member, by its route, as this caller and nobody else.
+    ///
+    /// The answer streams. Its status and body are the member's, to the byte; where they say that the member refuses us or the caller's token, the
+    /// answer carries [`REFUSAL_HEADER`] and the extension [`MemberRefusal`]. A redirect is not followed; its `Location` names the cluster again.
+    ///
+    /// # Errors
+    /// [`ForwardError`] where there is no answer.
+    pub async fn forward<B>(
+        &self,
+        request: Request<B>,
+        hop: Hop,
+    ) -> Result<Response<Body>, ForwardError>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let cluster = || self.name.clone();
+        if let Readiness::NotReady { reason, message } = &self.readiness {
+            let reason = if message.is_empty() {
+                reason.clone()
+            } else {
+                message.clone()
+            };
+            return Err(ForwardError::NotReady {
+                cluster: cluster(),
+                reason,
+            });
+        }
+        let (route, address) = match &self.route {
+            Ok((route, address)) => (route, address),
+            Err(source) => {
+                return Err(ForwardError::Settings {
+                    cluster: cluster(),
+                    source: source.clone(),
+                });
+            }
+        };
+        if !is_plain(hop.target.path()) {
+            return Err(ForwardError::Path { cluster: cluster() });
+        }
+        let identity = match &hop.caller {
+            CallerCredential::Anonymous => None,
+            CallerCredential::Authorization(value) if is_credential(value) => {
+                let mut value = value.clone();
+                value.set_sensitive(true);
+                Some(value)
+            }
+            CallerCredential::Authorization(_) => {
+                return Err(ForwardError::Identity { cluster: cluster() });
+            }
+        };
+        let upgrade = kah_net::is_upgrade(request.headers());
+        let mut headers = HeaderMap::new();
+        let (target, origin) = match route {
+            Route::ServiceProxy(_) => {
+                if let Some(identity) = identity {
+                    headers.insert(IDENTITY, identity);
+                }
+                let (target, raw) = proxied(&hop.target);
+                if let (true, Some(raw)) = (upgrade, raw) {
+                    let raw = HeaderValue::try_from(raw)
+                        .map_err(|_| ForwardError::Path { cluster: cluster() })?;
+                    headers.insert(RAW_QUERY, raw);
+                }
+                (target, Origin::BehindKubeApiserver)
+            }
+            Route::Endpoint(_) => {
+                if let Some(identity) = identity {
+                    headers.insert(header::AUTHORIZATION, identity);
+                }
+                (direct(&hop.target), Origin::KsApiserver)
+            }
+        };
+        let target = PathAndQuery::try_from(target)
+            .map_err(|_| ForwardError::Path { cluster: cluster() })?;
+        let forward = Forward {
+            target,
+            headers,
+            client: hop.client,
+            answer_within: Some((!hop.long_running).then_some(ANSWER_WITHIN)),
+        };
+        let head = request.method() == Method::HEAD;
+        let response = route
+            .upstream()
+            .send(request, forward)
+            .await
+            .map_err(|source| ForwardError::Proxy {
+                cluster: cluster(),
+                source,
+            })?;
+        self.relay(response, origin, address, &hop, head).await
+    }
+
+    async fn relay(
+        &self,
+        response: Response<Body>,
+        origin: Origin,
+        address: &Address,
+        hop: &Hop,
+        head: bool,
+    ) -> Result<Response<Body>, ForwardError> {
+        let (mut parts, body) = response.into_parts();
+        // Only the host says these.
+        let ours: Vec<HeaderName> = parts
+            .headers
+            .keys()
+            .filter(|name| name.as_str().starts_with("x-kubeaihub-"))
+            .cloned()
+            .collect();
+        for name in ours {
+            parts.headers.remove(name);
+        }
+        for name in [header::LOCATION, header::CONTENT_LOCATION] {
+            let Some(value) = parts.headers.remove(&name) else {
+                continue;
+            };
+            let rewritten = value
+                .to_str()
+                .ok()
+                .and_then(|value| {
+                    rewrite(value, hop.target.path(), address, hop.form, &self.name).ok()
+                })
+                .and_then(|value| HeaderValue::try_from(value).ok());
+            match rewritten {
+                Some(value) => {
+                    parts.headers.insert(name, value);
+                }
+                None if name == header::LOCATION && parts.status.is_redirection() => {
+                    return Err(ForwardError::Redirect {
+                        cluster: self.name.clone(),
+                    });
+                }
+                None => {}
+            }
+        }
+        if head
+            || !may_be_refusal(parts.status)
+            || parts.headers.contains_key(header::CONTENT_ENCODING)
+        {
+            return Ok(Response::from_parts(parts, body));
+        }
+        let (prefix, body) = peek(body).await;
+        if let Some(code) = code_of_answer(origin, parts.status, &parts.headers, &prefix) {
+            if let Ok(value) = HeaderValue::try_from(code.to_string()) {
+                parts.headers.insert(REFUSAL_HEADER, value);
+            }
+            parts.extensions.insert(MemberRefusal(code));
+        }
+        Ok(Response::from_parts(parts, body))
+    }
+}
+
+fn may_be_refusal(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403 | 404 | 500 | 502 | 503 | 504)
+}
+
+/// A credential that says something: a scheme and what belongs to it. An empty one would leave ours as the only one.
+fn is_credential(value: &HeaderValue) -> bool {
+    value
+        .to_str()
+        .ok()
+        .and_then(|value| value.trim().split_once(' '))
+        .is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.trim().is_empty())
+}

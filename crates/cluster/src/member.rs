@@ -1,0 +1,264 @@
+//! One cluster of the fleet.
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use kah_net::{Address, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
+use serde::Deserialize;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{Kubeconfig, SettingsError};
+
+/// The label whose presence makes a Cluster the host.
+const HOST_LABEL: &str = "cluster-role.kubesphere.io/host";
+
+/// Whether requests are sent to a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// Nothing speaks against it.
+    Ready,
+    /// Its condition `Ready` has the status `False`.
+    NotReady {
+        /// The condition's reason.
+        reason: String,
+        /// The condition's message.
+        message: String,
+    },
+}
+
+/// By which way a member is reached.
+#[derive(Debug, Clone)]
+pub enum Route {
+    /// Through the service proxy of its kube-apiserver, which our stored credential opens (multicluster.md §7.3).
+    ServiceProxy(Upstream),
+    /// Straight to its ks-apiserver (multicluster.md §7.4).
+    Endpoint(Upstream),
+}
+
+impl Route {
+    /// What requests are sent with.
+    #[must_use]
+    pub fn upstream(&self) -> &Upstream {
+        match self {
+            Self::ServiceProxy(upstream) | Self::Endpoint(upstream) => upstream,
+        }
+    }
+}
+
+/// A Cluster object, and the way to what it stands for.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) host: bool,
+    pub(crate) readiness: Readiness,
+    pub(crate) connection: Connection,
+    pub(crate) route: Result<(Route, Address), SettingsError>,
+}
+
+impl Member {
+    /// The Cluster's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The Cluster object's UID: another object of the same name is another member.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// Whether this is the cluster that we run on. Requests for it are answered here.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.host
+    }
+
+    /// Whether requests are sent.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// The way to it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn route(&self) -> Result<&Route, &SettingsError> {
+        self.route.as_ref().map(|(route, _)| route)
+    }
+
+    /// Ends at once everything that goes on with it.
+    pub(crate) fn close(&self) {
+        if let Ok((route, _)) = &self.route {
+            route.upstream().close();
+        }
+    }
+}
+
+/// What every member's upstream shares.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) gauges: Arc<Gauges>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// `spec.connection`, as far as requests depend on it. Equal ones share an upstream.
+#[derive(Clone, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub(crate) struct Connection {
+    r#type: String,
+    #[serde(rename = "kubesphereAPIEndpoint")]
+    kubesphere: String,
+    #[serde(rename = "kubernetesAPIEndpoint")]
+    kubernetes: String,
+    kubeconfig: String,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("type", &self.r#type)
+            .field("kubesphere", &self.kubesphere)
+            .field("kubernetes", &self.kubernetes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Object {
+    spec: Spec,
+    status: Status,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Spec {
+    connection: Connection,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    conditions: Vec<Condition>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    r#type: String,
+    status: String,
+    reason: String,
+    message: String,
+}
+
+/// Builds the member that a Cluster object describes. `before` is what stands for the same name now: its route is kept if it leads the same way.
+pub(crate) fn member(
+    object: &kube::core::DynamicObject,
+    before: Option<&Arc<Member>>,
+    shared: &Shared,
+) -> Option<Member> {
+    let name = object.metadata.name.clone()?;
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let host = object
+        .metadata
+        .labels
+        .as_ref()
+        .is_some_and(|labels| labels.contains_key(HOST_LABEL));
+    let (readiness, connection, unreadable) =
+        match serde_json::from_value::<Object>(object.data.clone()) {
+            Ok(Object { spec, status }) => (readiness(status.conditions), spec.connection, None),
+            Err(_) => {
+                let reason = "its spec or status has not the shape of a Cluster's".to_owned();
+                (
+                    Readiness::Ready,
+                    Connection::default(),
+                    Some(SettingsError::Cluster(reason)),
+                )
+            }
+        };
+    let same = before.filter(|before| before.uid == uid && before.connection == connection);
+    let route = match (unreadable, same) {
+        (Some(error), _) => Err(error),
+        (None, Some(same)) => same.route.clone(),
+        (None, None) => route(&connection, shared),
+    };
+    Some(Member {
+        name,
+        uid,
+        host,
+        readiness,
+        connection,
+        route,
+    })
+}
+
+fn readiness(conditions: Vec<Condition>) -> Readiness {
+    conditions
+        .into_iter()
+        .rfind(|condition| condition.r#type == "Ready" && condition.status == "False")
+        .map_or(Readiness::Ready, |condition| Readiness::NotReady {
+            reason: condition.reason,
+            message: condition.message,
+        })
+}
+
+fn route(connection: &Connection, shared: &Shared) -> Result<(Route, Address), SettingsError> {
+    let kubeconfig = if connection.kubeconfig.is_empty() {
+        None
+    } else {
+        let yaml = STANDARD
+            .decode(connection.kubeconfig.trim())
+            .map_err(|_| SettingsError::Unreadable("it is not base64".into()))?;
+        Some(Kubeconfig::read(&yaml)?)
+    };
+    if connection.r#type != "proxy" && connection.kubesphere.is_empty() {
+        let kubeconfig = kubeconfig.ok_or(SettingsError::Missing)?;
+        let address = if connection.kubernetes.is_empty() {
+            kubeconfig.server
+        } else {
+            endpoint(
+                "spec.connection.kubernetesAPIEndpoint",
+                &connection.kubernetes,
+            )?
+        };
+        let mut settings = settings(address.clone(), kubeconfig.tls, shared);
+        settings.credential = kubeconfig.credential;
+        return Ok((Route::ServiceProxy(upstream(settings)?), address));
+    }
+    if connection.kubesphere.is_empty() {
+        return Err(SettingsError::Missing);
+    }
+    let address = endpoint(
+        "spec.connection.kubesphereAPIEndpoint",
+        &connection.kubesphere,
+    )?;
+    let settings = settings(address.clone(), TlsSettings::default(), shared);
+    Ok((Route::Endpoint(upstream(settings)?), address))
+}
+
+fn endpoint(field: &'static str, url: &str) -> Result<Address, SettingsError> {
+    Address::parse(url).map_err(|error| SettingsError::Endpoint {
+        field,
+        reason: error.to_string(),
+    })
+}
+
+fn settings(address: Address, tls: TlsSettings, shared: &Shared) -> UpstreamSettings {
+    UpstreamSettings {
+        tls,
+        limits: shared.limits,
+        stop: shared.stop.clone(),
+        tasks: shared.tasks.clone(),
+        gauges: shared.gauges.clone(),
+        ..UpstreamSettings::new(address)
+    }
+}
+
+fn upstream(settings: UpstreamSettings) -> Result<Upstream, SettingsError> {
+    Upstream::new(settings).map_err(|error| SettingsError::Upstream(error.root_cause()))
+}
