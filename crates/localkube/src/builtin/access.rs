@@ -3,6 +3,7 @@
 use super::defaults;
 use super::row::{Group, Row};
 use crate::kind::{Kind, NameRule};
+use crate::table;
 
 const AUTHENTICATION: Group = Group("authentication.k8s.io", "v1");
 const AUTHORIZATION: Group = Group("authorization.k8s.io", "v1");
@@ -39,12 +40,14 @@ pub(super) fn reviews() -> Vec<Kind> {
 pub(super) fn roles() -> Vec<Kind> {
     [
         RBAC.cluster("clusterrolebindings", "ClusterRoleBinding")
+            .print(table::system::ROLE_BINDING, table::system::role_binding)
             .defaults(defaults::role_binding)
             .names(NameRule::PathSegment),
         RBAC.cluster("clusterroles", "ClusterRole")
             .defaults(defaults::role)
             .names(NameRule::PathSegment),
         RBAC.namespaced("rolebindings", "RoleBinding")
+            .print(table::system::ROLE_BINDING, table::system::role_binding)
             .defaults(defaults::role_binding)
             .names(NameRule::PathSegment),
         RBAC.namespaced("roles", "Role")

@@ -3,16 +3,21 @@
 use super::row::{CONNECT, CREATE, Group, READ_WRITE, STREAM};
 use super::{defaults, pod_defaults, service, workload_defaults};
 use crate::kind::{Kind, NameRule};
+use crate::table;
 
 const V1: Group = Group("", "v1");
 
 pub(super) fn kinds() -> Vec<Kind> {
     [
-        V1.namespaced("configmaps", "ConfigMap").short(&["cm"]),
+        V1.namespaced("configmaps", "ConfigMap")
+            .print(table::core::CONFIG_MAP, table::core::config_map)
+            .short(&["cm"]),
         V1.namespaced("endpoints", "Endpoints")
+            .print(table::core::ENDPOINTS, table::core::endpoints)
             .defaults(defaults::endpoints)
             .short(&["ep"]),
         V1.namespaced("events", "Event")
+            .print(table::core::EVENT, table::core::event)
             .defaults(defaults::event)
             .short(&["ev"])
             .select(&[
@@ -31,6 +36,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .defaults(defaults::limit_range)
             .short(&["limits"]),
         V1.cluster("namespaces", "Namespace")
+            .print(table::core::NAMESPACE, table::core::namespace)
             .defaults(defaults::namespace)
             .created(defaults::namespace_created)
             .updated(defaults::namespace_updated)
@@ -41,22 +47,26 @@ pub(super) fn kinds() -> Vec<Kind> {
             .sub("finalize", "Namespace", &["update"])
             .select(&[("status.phase", "")]),
         V1.cluster("nodes", "Node")
+            .print(table::core::NODE, table::core::node)
             .defaults(defaults::node)
             .short(&["no"])
             .status()
             .sub("proxy", "NodeProxyOptions", CONNECT)
             .select(&[("spec.unschedulable", "false")]),
         V1.namespaced("persistentvolumeclaims", "PersistentVolumeClaim")
+            .print(table::core::CLAIM, table::core::claim)
             .defaults(defaults::claim)
             .created(defaults::claim_created)
             .short(&["pvc"])
             .status(),
         V1.cluster("persistentvolumes", "PersistentVolume")
+            .print(table::core::VOLUME, table::core::volume)
             .defaults(defaults::volume)
             .created(defaults::volume_created)
             .short(&["pv"])
             .status(),
         V1.namespaced("pods", "Pod")
+            .print(table::pods::COLUMNS, table::pods::cells)
             .defaults(pod_defaults::pod)
             .created(pod_defaults::prepare_create)
             .short(&["po"])
@@ -82,9 +92,14 @@ pub(super) fn kinds() -> Vec<Kind> {
                 ("status.nominatedNodeName", ""),
             ]),
         V1.namespaced("podtemplates", "PodTemplate")
+            .print(table::pods::TEMPLATE_COLUMNS, table::pods::template_cells)
             .defaults(workload_defaults::pod_template)
             .generation(),
         V1.namespaced("replicationcontrollers", "ReplicationController")
+            .print(
+                table::workloads::REPLICA_SET,
+                table::workloads::replication_controller,
+            )
             .defaults(workload_defaults::replication_controller)
             .created(workload_defaults::replicas_created)
             .short(&["rc"])
@@ -94,17 +109,21 @@ pub(super) fn kinds() -> Vec<Kind> {
             .generation()
             .select(&[("status.replicas", "0")]),
         V1.namespaced("resourcequotas", "ResourceQuota")
+            .print(table::core::QUOTA, table::core::quota)
             .defaults(defaults::resource_quota)
             .created(defaults::empty_status)
             .short(&["quota"])
             .status(),
         V1.namespaced("secrets", "Secret")
+            .print(table::core::SECRET, table::core::secret)
             .defaults(defaults::secret)
             .select(&[("type", "")]),
         V1.namespaced("serviceaccounts", "ServiceAccount")
+            .print(table::core::NAME_AND_AGE, table::core::name_and_age)
             .short(&["sa"])
             .foreign_sub("token", ("authentication.k8s.io", "v1"), "TokenRequest"),
         V1.namespaced("services", "Service")
+            .print(table::network::SERVICE, table::network::service)
             .defaults(service::defaults)
             .created(service::prepare_create)
             .updated(service::prepare_update)

@@ -3,6 +3,7 @@
 use super::defaults;
 use super::row::{Group, Row};
 use crate::kind::Kind;
+use crate::table;
 
 const DISCOVERY: Group = Group("discovery.k8s.io", "v1");
 const NETWORKING: Group = Group("networking.k8s.io", "v1");
@@ -11,10 +12,12 @@ pub(super) fn kinds() -> Vec<Kind> {
     [
         NETWORKING
             .cluster("ingressclasses", "IngressClass")
+            .print(table::network::INGRESS_CLASS, table::network::ingress_class)
             .defaults(defaults::ingress_class)
             .generation(),
         NETWORKING
             .namespaced("ingresses", "Ingress")
+            .print(table::network::INGRESS, table::network::ingress)
             .defaults(defaults::ingress)
             .created(defaults::ingress_created)
             .short(&["ing"])
@@ -22,11 +25,19 @@ pub(super) fn kinds() -> Vec<Kind> {
             .generation(),
         NETWORKING
             .namespaced("networkpolicies", "NetworkPolicy")
+            .print(
+                table::network::NETWORK_POLICY,
+                table::network::network_policy,
+            )
             .defaults(defaults::network_policy)
             .short(&["netpol"])
             .generation(),
         DISCOVERY
             .namespaced("endpointslices", "EndpointSlice")
+            .print(
+                table::network::ENDPOINT_SLICE,
+                table::network::endpoint_slice,
+            )
             .defaults(defaults::endpoint_slice)
             .generation(),
     ]

@@ -4,6 +4,7 @@
 use super::defaults;
 use super::row::{Group, Row};
 use crate::kind::Kind;
+use crate::table;
 
 const API_EXTENSIONS: Group = Group("apiextensions.k8s.io", "v1");
 const COORDINATION: Group = Group("coordination.k8s.io", "v1");
@@ -15,14 +16,22 @@ pub(super) fn kinds() -> Vec<Kind> {
     [
         STORAGE
             .cluster("csidrivers", "CSIDriver")
+            .print(table::system::CSI_DRIVER, table::system::csi_driver)
             .defaults(defaults::csi_driver),
-        STORAGE.cluster("csinodes", "CSINode"),
+        STORAGE
+            .cluster("csinodes", "CSINode")
+            .print(table::system::CSI_NODE, table::system::csi_node),
         STORAGE
             .cluster("storageclasses", "StorageClass")
+            .print(table::system::STORAGE_CLASS, table::system::storage_class)
             .defaults(defaults::storage_class)
             .short(&["sc"]),
         STORAGE
             .cluster("volumeattachments", "VolumeAttachment")
+            .print(
+                table::system::VOLUME_ATTACHMENT,
+                table::system::volume_attachment,
+            )
             .defaults(defaults::volume_attachment)
             .created(defaults::volume_attachment_created)
             .status(),
@@ -36,13 +45,16 @@ pub(super) fn kinds() -> Vec<Kind> {
             .generation(),
         SCHEDULING
             .cluster("priorityclasses", "PriorityClass")
+            .print(table::system::PRIORITY_CLASS, table::system::priority_class)
             .defaults(defaults::priority_class)
             .short(&["pc"])
             .generation(),
         COORDINATION
             .namespaced("leases", "Lease")
+            .print(table::system::LEASE, table::system::lease)
             .defaults(defaults::lease),
-        NODE.cluster("runtimeclasses", "RuntimeClass"),
+        NODE.cluster("runtimeclasses", "RuntimeClass")
+            .print(table::system::RUNTIME_CLASS, table::system::runtime_class),
     ]
     .into_iter()
     .map(Row::build)

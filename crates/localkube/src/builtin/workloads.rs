@@ -3,6 +3,7 @@
 use super::row::{Group, Row};
 use super::workload_defaults;
 use crate::kind::Kind;
+use crate::table;
 
 const APPS: Group = Group("apps", "v1");
 const AUTOSCALING: Group = Group("autoscaling", "v2");
@@ -12,8 +13,13 @@ const POLICY: Group = Group("policy", "v1");
 /// Group `apps`.
 pub(super) fn apps() -> Vec<Kind> {
     [
-        APPS.namespaced("controllerrevisions", "ControllerRevision"),
+        APPS.namespaced("controllerrevisions", "ControllerRevision")
+            .print(
+                table::workloads::CONTROLLER_REVISION,
+                table::workloads::controller_revision,
+            ),
         APPS.namespaced("daemonsets", "DaemonSet")
+            .print(table::workloads::DAEMON_SET, table::workloads::daemon_set)
             .defaults(workload_defaults::daemon_set)
             .created(workload_defaults::daemon_set_created)
             .updated(workload_defaults::daemon_set_updated)
@@ -22,6 +28,7 @@ pub(super) fn apps() -> Vec<Kind> {
             .status()
             .generation(),
         APPS.namespaced("deployments", "Deployment")
+            .print(table::workloads::DEPLOYMENT, table::workloads::deployment)
             .defaults(workload_defaults::deployment)
             .created(workload_defaults::deployment_created)
             .short(&["deploy"])
@@ -30,6 +37,7 @@ pub(super) fn apps() -> Vec<Kind> {
             .scale()
             .generation(),
         APPS.namespaced("replicasets", "ReplicaSet")
+            .print(table::workloads::REPLICA_SET, table::workloads::replica_set)
             .defaults(workload_defaults::replica_set)
             .created(workload_defaults::replicas_created)
             .short(&["rs"])
@@ -39,6 +47,10 @@ pub(super) fn apps() -> Vec<Kind> {
             .generation()
             .select(&[("status.replicas", "0")]),
         APPS.namespaced("statefulsets", "StatefulSet")
+            .print(
+                table::workloads::STATEFUL_SET,
+                table::workloads::stateful_set,
+            )
             .defaults(workload_defaults::stateful_set)
             .created(workload_defaults::stateful_set_created)
             .short(&["sts"])
@@ -57,6 +69,7 @@ pub(super) fn others() -> Vec<Kind> {
     [
         AUTOSCALING
             .namespaced("horizontalpodautoscalers", "HorizontalPodAutoscaler")
+            .print(table::workloads::AUTOSCALER, table::workloads::autoscaler)
             .defaults(workload_defaults::autoscaler)
             .created(workload_defaults::autoscaler_created)
             .short(&["hpa"])
@@ -64,6 +77,7 @@ pub(super) fn others() -> Vec<Kind> {
             .status(),
         BATCH
             .namespaced("cronjobs", "CronJob")
+            .print(table::workloads::CRON_JOB, table::workloads::cron_job)
             .defaults(workload_defaults::cron_job)
             .created(workload_defaults::deployment_created)
             .short(&["cj"])
@@ -72,6 +86,7 @@ pub(super) fn others() -> Vec<Kind> {
             .generation(),
         BATCH
             .namespaced("jobs", "Job")
+            .print(table::workloads::JOB, table::workloads::job)
             .defaults(workload_defaults::job)
             .created(workload_defaults::job_created)
             .all()
@@ -79,6 +94,10 @@ pub(super) fn others() -> Vec<Kind> {
             .generation(),
         POLICY
             .namespaced("poddisruptionbudgets", "PodDisruptionBudget")
+            .print(
+                table::workloads::DISRUPTION_BUDGET,
+                table::workloads::disruption_budget,
+            )
             .defaults(workload_defaults::disruption_budget)
             .created(workload_defaults::disruption_budget_created)
             .short(&["pdb"])
