@@ -1,0 +1,350 @@
+//! Forwarding and reading under load, beside the original where it is at hand, as ratios of one run.
+//!
+//! `make bench` runs it after `cargo bench`. Figures are for this machine at this moment: read the ratios.
+
+mod load;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use kah_testkit::kubectl::Kubectl;
+use kah_testkit::original::{self, Original, Role};
+use load::{Measured, Work};
+use serde_json::Value;
+
+const SECRET: &str = "one-secret-for-both-sides-32-long";
+
+#[derive(Parser)]
+struct Arguments {
+    /// The program to measure.
+    #[arg(long, default_value = "target/release/kah")]
+    kah: PathBuf,
+    /// Seconds for each figure.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+}
+
+/// A host with a member that it reaches at its endpoint.
+struct Pair {
+    name: &'static str,
+    host: String,
+    member: String,
+    token: String,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let time = Duration::from_secs(arguments.seconds);
+    let mut report = Report::new();
+    let ours = Ours::start(&arguments.kah)?;
+    report.pair(&ours.pair().await?, time).await?;
+    drop(ours);
+    if let Some(reference) = original::reference() {
+        let host = Original::start(&reference, Role::Host, "2h", SECRET)?;
+        let member = Original::start(&reference, Role::Member, "0", SECRET)?;
+        report
+            .pair(&original_pair(&host, &member).await?, time)
+            .await?;
+    } else {
+        report.say("KAH_REFERENCE is not set: the original was not measured.");
+    }
+    report.ratios();
+    report.print()
+}
+
+/// Our own fleet, as processes.
+struct Ours {
+    child: Child,
+    ready: Value,
+    _data: tempfile::TempDir,
+}
+
+impl Ours {
+    fn start(program: &PathBuf) -> Result<Self> {
+        use std::io::BufRead;
+        let data = tempfile::tempdir()?;
+        let mut child = Command::new(program)
+            .args([
+                "up",
+                "--members",
+                "1",
+                "--port",
+                "0",
+                "-o",
+                "json",
+                "--data-dir",
+            ])
+            .arg(data.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| {
+                format!(
+                    "starting {} (build it with cargo build --release)",
+                    program.display()
+                )
+            })?;
+        let mut line = String::new();
+        let stdout = child.stdout.take().context("the program's output")?;
+        std::io::BufReader::new(stdout).read_line(&mut line)?;
+        let ready = serde_json::from_str(&line).context("the line that says all is ready")?;
+        Ok(Ours {
+            child,
+            ready,
+            _data: data,
+        })
+    }
+
+    /// Adds a second Cluster object for the member, which names its Pod's address as the endpoint.
+    async fn pair(&self) -> Result<Pair> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let address = text(&self.ready["address"]);
+        let password = std::fs::read_to_string(text(&self.ready["passwordFile"]))?;
+        let host = Kubectl::new(text(&self.ready["clusters"][0]["kubeconfig"]).as_ref())?;
+        let member_kubeconfig = text(&self.ready["clusters"][1]["kubeconfig"]);
+        let member = Kubectl::new(member_kubeconfig.as_ref())?;
+        let pod = member.run(&[
+            "-n",
+            "kubesphere-system",
+            "get",
+            "pods",
+            "-o",
+            "jsonpath={.items[0].status.podIP}",
+        ]);
+        let endpoint = format!("{}:9090", pod.stdout.trim());
+        join(
+            &host,
+            &std::fs::read_to_string(member_kubeconfig)?,
+            &endpoint,
+        )?;
+        let host = address.trim_start_matches("http://").to_owned();
+        let token = token(&host, password.trim()).await?;
+        Ok(Pair {
+            name: "Kube AI Hub",
+            host,
+            member: endpoint,
+            token,
+        })
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        let pid = self.child.id().to_string();
+        // A plain kill would leave nothing behind either; the signal lets Pods end in order.
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        let _ = self.child.wait();
+    }
+}
+
+async fn original_pair(host: &Original, member: &Original) -> Result<Pair> {
+    let kubectl = Kubectl::new(&host.kubeconfig_path())?;
+    let strip = |address: String| address.trim_start_matches("http://").to_owned();
+    let endpoint = strip(member.address());
+    join(
+        &kubectl,
+        &std::fs::read_to_string(member.kubeconfig_path())?,
+        &endpoint,
+    )?;
+    let ready = r#"{"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#;
+    kubectl.run(&["patch", "cluster", "measured", "--type=merge", "-p", ready]);
+    let host = strip(host.address());
+    let token = token(&host, "P@88w0rd").await?;
+    Ok(Pair {
+        name: "original",
+        host,
+        member: endpoint,
+        token,
+    })
+}
+
+/// Makes the Cluster object `measured` on a host.
+fn join(host: &Kubectl, kubeconfig: &str, endpoint: &str) -> Result<()> {
+    use base64::Engine;
+    let cluster = serde_json::json!({
+        "apiVersion": "cluster.kubesphere.io/v1alpha1", "kind": "Cluster", "metadata": {"name": "measured"},
+        "spec": {"joinFederation": true, "enable": true, "connection": {
+            "type": "direct",
+            "kubesphereAPIEndpoint": format!("http://{endpoint}"),
+            "kubeconfig": base64::engine::general_purpose::STANDARD.encode(kubeconfig),
+        }},
+    });
+    let ran = host.run_with_input(&["apply", "-f", "-"], &cluster.to_string());
+    anyhow::ensure!(ran.code == 0, "joining the member: {}", ran.stderr);
+    Ok(())
+}
+
+/// A token by the password grant.
+async fn token(host: &str, password: &str) -> Result<String> {
+    use http_body_util::{BodyExt, Full};
+    let stream = tokio::net::TcpStream::connect(host).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let form = format!(
+        "grant_type=password&username=admin&password={}&client_id=kubesphere&client_secret=kubesphere",
+        password
+            .replace('%', "%25")
+            .replace('@', "%40")
+            .replace('+', "%2B")
+            .replace('&', "%26")
+    );
+    let request = http::Request::post("/oauth/token")
+        .header("host", host)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(Full::new(bytes::Bytes::from(form)))?;
+    let answer = sender
+        .send_request(request)
+        .await?
+        .into_body()
+        .collect()
+        .await?
+        .to_bytes();
+    driver.abort();
+    let answer: Value = serde_json::from_slice(&answer)?;
+    Ok(answer["access_token"]
+        .as_str()
+        .context("no access_token in the answer")?
+        .to_owned())
+}
+
+/// Rows of the report, and what the ratios are made of.
+struct Report {
+    lines: Vec<String>,
+    rows: Vec<(&'static str, String, usize, Measured)>,
+}
+
+impl Report {
+    fn new() -> Self {
+        Report {
+            lines: vec![
+                "| system | work | connections | requests/s | median µs | p99 µs |".into(),
+                "|---|---|---|---|---|---|".into(),
+            ],
+            rows: Vec::new(),
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        self.lines.push(String::new());
+        self.lines.push(text.to_owned());
+    }
+
+    async fn pair(&mut self, pair: &Pair, time: Duration) -> Result<()> {
+        let works = [
+            (
+                "version, not authenticated work",
+                &pair.host,
+                "/kapis/version".to_owned(),
+            ),
+            (
+                "proxied GET of a namespace",
+                &pair.host,
+                "/api/v1/namespaces/kubesphere-system".to_owned(),
+            ),
+            (
+                "member directly",
+                &pair.member,
+                "/api/v1/namespaces/kubesphere-system".to_owned(),
+            ),
+            (
+                "member through the host",
+                &pair.host,
+                "/api/clusters/measured/v1/namespaces/kubesphere-system".to_owned(),
+            ),
+        ];
+        for connections in [1, 16, 64] {
+            for (name, address, path) in &works {
+                let work = Work {
+                    address: (*address).clone(),
+                    path: path.clone(),
+                    token: pair.token.clone(),
+                };
+                work.run(connections, Duration::from_millis(300))
+                    .await
+                    .with_context(|| format!("{}: {name}", pair.name))?;
+                let measured = work.run(connections, time).await?;
+                self.lines.push(format!(
+                    "| {} | {name} | {connections} | {:.0} | {} | {} |",
+                    pair.name,
+                    measured.rate,
+                    measured.median.as_micros(),
+                    measured.p99.as_micros()
+                ));
+                self.rows
+                    .push((pair.name, (*name).to_owned(), connections, measured));
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, system: &str, work: &str, connections: usize) -> Option<Measured> {
+        self.rows
+            .iter()
+            .find(|row| row.0 == system && row.1 == work && row.2 == connections)
+            .map(|row| row.3)
+    }
+
+    fn ratios(&mut self) {
+        self.say("| ratio | 1 connection | 16 | 64 |");
+        self.lines.push("|---|---|---|---|".into());
+        let over =
+            |a: Option<Measured>, b: Option<Measured>, figure: fn(&Measured) -> f64| match (a, b) {
+                (Some(a), Some(b)) => format!("{:.2}", figure(&a) / figure(&b)),
+                _ => "not measured".to_owned(),
+            };
+        let median: fn(&Measured) -> f64 = |measured| measured.median.as_secs_f64();
+        let rate: fn(&Measured) -> f64 = |measured| measured.rate;
+        let mut rows = Vec::new();
+        for system in ["Kube AI Hub", "original"] {
+            let cells: Vec<String> = [1, 16, 64]
+                .iter()
+                .map(|&n| {
+                    over(
+                        self.find(system, "member through the host", n),
+                        self.find(system, "member directly", n),
+                        median,
+                    )
+                })
+                .collect();
+            rows.push(format!(
+                "| {system}: median through the host / directly | {} |",
+                cells.join(" | ")
+            ));
+        }
+        for work in [
+            "version, not authenticated work",
+            "proxied GET of a namespace",
+            "member through the host",
+        ] {
+            let cells: Vec<String> = [1, 16, 64]
+                .iter()
+                .map(|&n| {
+                    over(
+                        self.find("Kube AI Hub", work, n),
+                        self.find("original", work, n),
+                        rate,
+                    )
+                })
+                .collect();
+            rows.push(format!(
+                "| requests/s, ours / the original: {work} | {} |",
+                cells.join(" | ")
+            ));
+        }
+        self.lines.extend(rows);
+    }
+
+    fn print(&self) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        for line in &self.lines {
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
+    }
+}
