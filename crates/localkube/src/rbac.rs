@@ -1,13 +1,45 @@
 //! Role-based access control, as `rbac.authorization.k8s.io/v1` defines it.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use crate::identity::{Attributes, User};
 use crate::status::ApiError;
 
+mod aggregation;
+mod bootstrap;
+mod escalation;
+mod rule;
+
+pub use aggregation::aggregate;
+pub use bootstrap::bootstrap;
+pub use rule::Rule;
+
 /// Roles and bindings, compiled: made anew whenever one of them changes.
 #[derive(Default)]
-pub struct Policy {}
+pub struct Policy {
+    cluster_roles: HashMap<String, Vec<Rule>>,
+    /// By namespace and name.
+    roles: HashMap<(String, String), Vec<Rule>>,
+    cluster_bindings: Vec<Binding>,
+    bindings: HashMap<String, Vec<Binding>>,
+}
+
+struct Binding {
+    subjects: Vec<Subject>,
+    role: RoleRef,
+}
+
+enum Subject {
+    User(String),
+    Group(String),
+}
+
+struct RoleRef {
+    cluster: bool,
+    name: String,
+}
 
 impl Policy {
     /// Compiles stored objects. What is malformed grants nothing.
@@ -17,8 +49,35 @@ impl Policy {
         cluster_role_bindings: &[Value],
         role_bindings: &[Value],
     ) -> Self {
-        let _ = (cluster_roles, roles, cluster_role_bindings, role_bindings);
-        Policy {}
+        let mut bindings: HashMap<String, Vec<Binding>> = HashMap::new();
+        for binding in role_bindings {
+            let namespace = text(binding, "/metadata/namespace");
+            bindings
+                .entry(namespace.clone())
+                .or_default()
+                .extend(Binding::read(binding, &namespace));
+        }
+        Policy {
+            cluster_roles: cluster_roles
+                .iter()
+                .map(|role| (text(role, "/metadata/name"), rule::read_all(role)))
+                .collect(),
+            roles: roles
+                .iter()
+                .map(|role| {
+                    let key = (
+                        text(role, "/metadata/namespace"),
+                        text(role, "/metadata/name"),
+                    );
+                    (key, rule::read_all(role))
+                })
+                .collect(),
+            cluster_bindings: cluster_role_bindings
+                .iter()
+                .filter_map(|binding| Binding::read(binding, ""))
+                .collect(),
+            bindings,
+        }
     }
 
     /// Whether the user may do this.
@@ -26,48 +85,168 @@ impl Policy {
     /// # Errors
     /// The text that follows `… is forbidden: ` in Kubernetes' answer.
     pub fn authorize(&self, user: &User, attributes: &Attributes) -> Result<(), String> {
-        let _ = attributes;
-        if user.groups.iter().any(|group| group == "system:masters") {
-            return Ok(());
+        if self
+            .rules_of(user, &attributes.namespace)
+            .any(|rule| rule.allows(attributes))
+        {
+            Ok(())
+        } else {
+            Err(refusal(user, attributes))
         }
-        Err("not compiled".to_owned())
     }
 
-    /// Refuses a write of a role or binding that would give more than the writer has. `plural` is
-    /// `roles`, `clusterroles`, `rolebindings` or `clusterrolebindings`; call it on create and update.
-    pub fn check_escalation(
-        &self,
-        user: &User,
-        plural: &str,
-        new: &Value,
-        old: Option<&Value>,
-    ) -> Result<(), ApiError> {
-        let _ = (user, plural, new, old);
-        Ok(())
+    /// Every rule that holds for the user in a namespace (empty: at the cluster scope only): those of
+    /// cluster-wide bindings come first.
+    pub fn rules_of<'a>(
+        &'a self,
+        user: &'a User,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Rule> {
+        let local = self
+            .bindings
+            .get(namespace)
+            .filter(|_| !namespace.is_empty())
+            .into_iter()
+            .flatten();
+        self.cluster_bindings
+            .iter()
+            .filter(|binding| binding.role.cluster)
+            .chain(local)
+            .filter(|binding| binding.covers(user))
+            .filter_map(move |binding| self.role(&binding.role, namespace))
+            .flatten()
     }
+
+    /// Bindings of the user whose role does not exist, as `(role is a ClusterRole, name)`.
+    fn dangling<'a>(
+        &'a self,
+        user: &'a User,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (bool, &'a str)> {
+        let local = self
+            .bindings
+            .get(namespace)
+            .filter(|_| !namespace.is_empty())
+            .into_iter()
+            .flatten();
+        self.cluster_bindings
+            .iter()
+            .chain(local)
+            .filter(|binding| binding.covers(user))
+            .filter(move |binding| self.role(&binding.role, namespace).is_none())
+            .map(|binding| (binding.role.cluster, binding.role.name.as_str()))
+    }
+
+    fn role(&self, role: &RoleRef, namespace: &str) -> Option<&Vec<Rule>> {
+        if role.cluster {
+            self.cluster_roles.get(&role.name)
+        } else {
+            self.roles.get(&(namespace.to_owned(), role.name.clone()))
+        }
+    }
+}
+
+impl Binding {
+    fn read(binding: &Value, namespace: &str) -> Option<Self> {
+        let role = RoleRef {
+            cluster: match text(binding, "/roleRef/kind").as_str() {
+                "ClusterRole" => true,
+                "Role" => false,
+                _ => return None,
+            },
+            name: text(binding, "/roleRef/name"),
+        };
+        let subjects = binding.get("subjects").and_then(Value::as_array);
+        let subjects = subjects
+            .into_iter()
+            .flatten()
+            .filter_map(|subject| Subject::read(subject, namespace))
+            .collect();
+        Some(Binding { subjects, role })
+    }
+
+    fn covers(&self, user: &User) -> bool {
+        self.subjects.iter().any(|subject| match subject {
+            Subject::User(name) => *name == user.name,
+            Subject::Group(name) => user.groups.contains(name),
+        })
+    }
+}
+
+impl Subject {
+    fn read(subject: &Value, binding_namespace: &str) -> Option<Self> {
+        let name = text(subject, "/name");
+        match text(subject, "/kind").as_str() {
+            "User" => Some(Subject::User(name)),
+            "Group" => Some(Subject::Group(name)),
+            "ServiceAccount" => {
+                let mut namespace = text(subject, "/namespace");
+                if namespace.is_empty() {
+                    namespace = binding_namespace.to_owned();
+                }
+                (!namespace.is_empty())
+                    .then(|| Subject::User(format!("system:serviceaccount:{namespace}:{name}")))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn refusal(user: &User, attributes: &Attributes) -> String {
+    let (name, verb) = (quoted(&user.name), &attributes.verb);
+    if !attributes.is_resource {
+        return format!(
+            "User {name} cannot {verb} path {}",
+            quoted(&attributes.path)
+        );
+    }
+    let scope = if attributes.namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {}", quoted(&attributes.namespace))
+    };
+    format!(
+        "User {name} cannot {verb} resource {} in API group {} {scope}",
+        quoted(&full_resource(attributes)),
+        quoted(&attributes.group),
+    )
 }
 
 /// The 403 answer for attributes that [`Policy::authorize`] refused.
 pub fn forbidden(attributes: &Attributes, why: &str) -> ApiError {
     if !attributes.is_resource {
-        return ApiError::new(403, "Forbidden", format!("forbidden: {why}"));
+        let mut error = ApiError::new(403, "Forbidden", format!("forbidden: {why}"));
+        error.details = serde_json::json!({});
+        return error;
     }
-    let resource = if attributes.subresource.is_empty() {
+    ApiError::forbidden(
+        &attributes.group,
+        &attributes.resource,
+        &attributes.name,
+        why,
+    )
+}
+
+fn full_resource(attributes: &Attributes) -> String {
+    if attributes.subresource.is_empty() {
         attributes.resource.clone()
     } else {
         format!("{}/{}", attributes.resource, attributes.subresource)
-    };
-    ApiError::forbidden(&attributes.group, &resource, &attributes.name, why)
+    }
 }
 
-/// ClusterRoles whose rules are gathered from others by `aggregationRule`, with the rules they should
-/// have; only those that differ from what is stored.
-pub fn aggregate(cluster_roles: &[Value]) -> Vec<Value> {
-    let _ = cluster_roles;
-    Vec::new()
+/// As Go's `%q` for what names can hold.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
 }
 
-/// The roles and bindings that every cluster starts with.
-pub fn bootstrap() -> Vec<Value> {
-    Vec::new()
+fn text(value: &Value, path: &str) -> String {
+    value
+        .pointer(path)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }
+
+#[cfg(test)]
+mod tests;
