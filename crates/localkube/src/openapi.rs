@@ -1,34 +1,241 @@
 //! OpenAPI documents: v3 for each group version, and a minimal v2.
 
-use std::sync::Arc;
+mod components;
+pub(crate) mod patch_rules;
+mod paths;
+mod types;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::kind::Kind;
 
-/// The documents of one server. Those of built-in kinds are built when first asked for, and kept.
+/// The documents of one server. Each is built when first asked for, and again when its kinds have changed.
 #[derive(Default)]
-pub struct Documents {}
+pub struct Documents {
+    built: Mutex<HashMap<(String, String), Built>>,
+}
+
+struct Built {
+    /// What the document was built from: it is stale when these are no longer the kinds served.
+    kinds: Vec<Arc<Kind>>,
+    document: Bytes,
+    hash: String,
+}
 
 impl Documents {
     /// `GET /openapi/v3`.
     pub fn v3_index(&self, kinds: &[Arc<Kind>]) -> Value {
-        let _ = kinds;
-        json!({"paths": {}})
+        let mut paths = Map::new();
+        let mut served: Vec<(String, String)> = Vec::new();
+        for kind in kinds {
+            let key = (kind.group.clone(), kind.version.clone());
+            if served.contains(&key) {
+                continue;
+            }
+            let path = if kind.group.is_empty() {
+                format!("api/{}", kind.version)
+            } else {
+                format!("apis/{}/{}", kind.group, kind.version)
+            };
+            let hash = self.hash(kinds, &kind.group, &kind.version);
+            paths.insert(
+                path.clone(),
+                json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}),
+            );
+            served.push(key);
+        }
+        self.lock().retain(|key, _| served.contains(key));
+        paths.sort_keys();
+        json!({"paths": paths})
     }
 
     /// `GET /openapi/v3/api/v1` (empty group) and `/openapi/v3/apis/{group}/{version}`, as JSON.
-    /// Also answered when `application/com.github.proto-openapi.spec.v3@v1.0+protobuf` is preferred: kubectl
-    /// reads the content type. `None` if nothing is served there.
+    /// `None` if nothing is served there.
     pub fn v3_group(&self, kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Bytes> {
-        let _ = (kinds, group, version);
-        None
+        self.built(kinds, group, version)
+            .map(|(document, _)| document)
     }
 
-    /// `GET /openapi/v2`, as JSON.
+    /// `GET /openapi/v2`, as JSON. Clients of this age read v3; v2 says only which API this is.
     pub fn v2(&self, kinds: &[Arc<Kind>]) -> Bytes {
         let _ = kinds;
-        Bytes::from_static(b"{\"swagger\":\"2.0\",\"info\":{\"title\":\"Kubernetes\",\"version\":\"v1.36.0\"},\"paths\":{},\"definitions\":{}}")
+        let document = json!({
+            "swagger": "2.0",
+            "info": {"title": "Kubernetes", "version": "v1.36.0"},
+            "paths": {},
+            "definitions": {},
+        });
+        document.to_string().into()
+    }
+
+    /// A text that changes when the document does. Documents of built-in kinds change with the program
+    /// only, and are not built for this.
+    fn hash(&self, kinds: &[Arc<Kind>], group: &str, version: &str) -> String {
+        let custom = kinds
+            .iter()
+            .any(|kind| kind.group == group && kind.version == version && kind.schema.is_some());
+        if !custom {
+            return env!("CARGO_PKG_VERSION").to_owned();
+        }
+        self.built(kinds, group, version)
+            .map(|(_, hash)| hash)
+            .unwrap_or_default()
+    }
+
+    fn built(&self, kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<(Bytes, String)> {
+        let members: Vec<&Arc<Kind>> = kinds
+            .iter()
+            .filter(|kind| kind.group == group && kind.version == version)
+            .collect();
+        if members.is_empty() {
+            return None;
+        }
+        let key = (group.to_owned(), version.to_owned());
+        if let Some(built) = self.lock().get(&key) {
+            let fresh = built.kinds.len() == members.len()
+                && built
+                    .kinds
+                    .iter()
+                    .zip(&members)
+                    .all(|(old, new)| Arc::ptr_eq(old, new));
+            if fresh {
+                return Some((built.document.clone(), built.hash.clone()));
+            }
+        }
+        let document = Bytes::from(v3_document(&members).to_string());
+        let hash: String = Sha256::digest(&document)
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02X}"))
+            .collect();
+        self.lock().insert(
+            key,
+            Built {
+                kinds: members.into_iter().cloned().collect(),
+                document: document.clone(),
+                hash: hash.clone(),
+            },
+        );
+        Some((document, hash))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Built>> {
+        self.built.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn v3_document(kinds: &[&Arc<Kind>]) -> Value {
+    let components = components::components(kinds);
+    let paths = paths::paths(kinds, &components.names);
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": "v1.36.0"},
+        "paths": paths,
+        "components": {"schemas": components.schemas},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds() -> Vec<Arc<Kind>> {
+        crate::builtin::kinds().into_iter().map(Arc::new).collect()
+    }
+
+    fn document(group: &str, version: &str) -> Value {
+        let bytes = Documents::default()
+            .v3_group(&kinds(), group, version)
+            .expect("served");
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+
+    /// Every `$ref` below a value.
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                if let Some(Value::String(reference)) = map.get("$ref") {
+                    found.push(reference.clone());
+                }
+                map.values().for_each(|value| references(value, found));
+            }
+            Value::Array(list) => list.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_kind_has_a_described_schema_and_no_reference_dangles() {
+        for kind in kinds() {
+            let document = document(&kind.group, &kind.version);
+            let schemas = document["components"]["schemas"]
+                .as_object()
+                .expect("schemas");
+            let gvk = json!([{"group": kind.group, "kind": kind.kind, "version": kind.version}]);
+            let schema = schemas
+                .values()
+                .find(|schema| schema["x-kubernetes-group-version-kind"] == gvk)
+                .unwrap_or_else(|| panic!("{} has no schema", kind.kind));
+            assert!(schema["description"].is_string(), "{}", kind.kind);
+            let mut found = Vec::new();
+            references(&document, &mut found);
+            for reference in found {
+                let name = reference.rsplit('/').next().expect("name");
+                assert!(schemas.contains_key(name), "{reference}");
+            }
+        }
+    }
+
+    #[test]
+    fn patches_announce_field_validation() {
+        let document = document("apps", "v1");
+        let patch =
+            &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+        assert_eq!(
+            patch["x-kubernetes-group-version-kind"],
+            json!({"group": "apps", "version": "v1", "kind": "Deployment"})
+        );
+        let parameters = patch["parameters"].as_array().expect("parameters");
+        assert!(
+            parameters
+                .iter()
+                .any(|one| one["name"] == "fieldValidation")
+        );
+        assert!(
+            patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_object()
+        );
+    }
+
+    #[test]
+    fn lists_say_how_they_merge() {
+        let document = document("", "v1");
+        let schemas = &document["components"]["schemas"];
+        let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+        assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+        assert_eq!(
+            schemas["io.k8s.apimachinery.pkg.util.intstr.IntOrString"]["format"],
+            "int-or-string"
+        );
+    }
+
+    #[test]
+    fn documents_are_kept_until_their_kinds_change() {
+        let documents = Documents::default();
+        let mut kinds = kinds();
+        let first = documents.v3_group(&kinds, "batch", "v1").expect("batch");
+        let again = documents.v3_group(&kinds, "batch", "v1").expect("batch");
+        assert_eq!(first.as_ptr(), again.as_ptr());
+        kinds.retain(|kind| kind.kind != "CronJob");
+        let fewer = documents.v3_group(&kinds, "batch", "v1").expect("batch");
+        assert!(fewer.len() < first.len());
+        assert!(documents.v3_group(&kinds, "nope", "v1").is_none());
+        let index = documents.v3_index(&kinds);
+        assert!(index["paths"]["apis/batch/v1"]["serverRelativeURL"].is_string());
+        assert!(index["paths"]["api/v1"]["serverRelativeURL"].is_string());
     }
 }

@@ -9,7 +9,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::memory::{Event, State};
 use super::writer::Accepted;
-use super::{Key, Limits, Stored, StoreError};
+use super::{Key, Limits, StoreError, Stored};
 
 /// `resource/path` → object.
 const OBJECTS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("objects");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Key, Limits, Stored, StoreError};
+use super::{Key, Limits, StoreError, Stored};
 
 /// One change that happened.
 #[derive(Clone, Debug)]
@@ -142,9 +142,8 @@ impl State {
             page.remaining = now.count();
             return Ok(page);
         }
-        let mut then: BTreeMap<&str, &Stored> = now
-            .map(|(path, stored)| (path.as_str(), stored))
-            .collect();
+        let mut then: BTreeMap<&str, &Stored> =
+            now.map(|(path, stored)| (path.as_str(), stored)).collect();
         for (path, stored) in past {
             let wanted = path.starts_with(prefix) && after.is_none_or(|after| path > after);
             match stored {

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
-use super::memory::{Event, State};
 use super::StoreError;
+use super::memory::{Event, State};
 
 /// How many events one step gives at most.
 const STEP: usize = 256;
@@ -73,7 +73,9 @@ impl Watch {
         for event in table.events_after(self.revision) {
             if event.path.starts_with(&self.prefix) {
                 if events.len() == STEP {
-                    last = events.last().map_or(last, |event: &Arc<Event>| event.revision);
+                    last = events
+                        .last()
+                        .map_or(last, |event: &Arc<Event>| event.revision);
                     break;
                 }
                 events.push(event.clone());

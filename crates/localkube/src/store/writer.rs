@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::file::File;
 use super::memory::{Event, State};
-use super::{Change, Command, Expect, Key, Stored, StoreError};
+use super::{Change, Command, Expect, Key, StoreError, Stored};
 
 /// How many writes share a commit at most.
 const BATCH: usize = 256;
@@ -89,7 +89,10 @@ impl Writer {
             && !accepted.is_empty()
             && let Err(error) = file.commit(&accepted)
         {
-            tracing::error!(error = &error as &dyn std::error::Error, "storage failed; no more writes");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "storage failed; no more writes"
+            );
             self.failed = true;
             for (answer, _) in answers {
                 let _ = answer.send(Err(StoreError::Closed));

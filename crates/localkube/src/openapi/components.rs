@@ -1,0 +1,161 @@
+//! The schemas of a group version, in the form in which kube-apiserver publishes them.
+
+use std::sync::Arc;
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::patch_rules::PATCH_RULES;
+use super::types;
+use crate::kind::Kind;
+
+const PREFIX: &str = "#/components/schemas/";
+
+/// The component name of a kind and the schemas of all kinds, everything they refer to included.
+pub(super) struct Components {
+    /// Where each kind's schema stands, in the order of the kinds given.
+    pub names: Vec<String>,
+    pub schemas: Map<String, Value>,
+}
+
+/// Describes these kinds.
+pub(super) fn components(kinds: &[&Arc<Kind>]) -> Components {
+    let mut generator = SchemaSettings::draft2020_12()
+        .with(|settings| {
+            settings.definitions_path = "/components/schemas".into();
+            settings.meta_schema = None;
+        })
+        .into_generator();
+    let mut names = Vec::with_capacity(kinds.len());
+    let mut custom = Vec::new();
+    for kind in kinds {
+        let built_in = match kind.schema {
+            Some(_) => None,
+            None => types::describe(&kind.group, &kind.kind),
+        };
+        let reference = match built_in {
+            Some(describe) => describe(&mut generator),
+            None => {
+                let metadata = types::metadata(&mut generator);
+                let name = custom_name(kind);
+                custom.push((name.clone(), custom_schema(kind, &metadata.to_value())));
+                names.push(name);
+                continue;
+            }
+        };
+        names.push(
+            reference
+                .get("$ref")
+                .and_then(Value::as_str)
+                .and_then(|reference| reference.strip_prefix(PREFIX))
+                .unwrap_or_default()
+                .to_owned(),
+        );
+    }
+    let mut schemas = generator.take_definitions(false);
+    for (name, schema) in &mut schemas {
+        publish(schema);
+        name_scalar(name, schema);
+    }
+    for (definition, property, key, strategy) in PATCH_RULES {
+        let Some(property) = schemas
+            .get_mut(*definition)
+            .and_then(|schema| schema.get_mut("properties"))
+            .and_then(|properties| properties.get_mut(*property))
+        else {
+            continue;
+        };
+        if !key.is_empty() {
+            property["x-kubernetes-patch-merge-key"] = (*key).into();
+        }
+        property["x-kubernetes-patch-strategy"] = (*strategy).into();
+    }
+    schemas.extend(custom);
+    for (kind, name) in kinds.iter().zip(&names) {
+        if let Some(Value::Object(schema)) = schemas.get_mut(name) {
+            schema.insert(
+                "x-kubernetes-group-version-kind".to_owned(),
+                json!([{"group": kind.group, "kind": kind.kind, "version": kind.version}]),
+            );
+        }
+    }
+    schemas.sort_keys();
+    Components { names, schemas }
+}
+
+/// A reference with siblings becomes `allOf`, as OpenAPI 3.0 has it.
+fn publish(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            map.values_mut().for_each(publish);
+            if map.len() > 1
+                && let Some(reference @ Value::String(_)) = map.shift_remove("$ref")
+            {
+                map.insert("allOf".to_owned(), json!([{"$ref": reference}]));
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(publish),
+        _ => {}
+    }
+}
+
+/// The two types that are written as a number or as a string.
+fn name_scalar(name: &str, schema: &mut Value) {
+    let Value::Object(map) = schema else { return };
+    if map.shift_remove("x-kubernetes-int-or-string").is_none() {
+        return;
+    }
+    if name.ends_with(".Quantity") {
+        map.insert(
+            "oneOf".into(),
+            json!([{"type": "string"}, {"type": "number"}]),
+        );
+    } else {
+        map.insert("format".into(), "int-or-string".into());
+        map.insert(
+            "oneOf".into(),
+            json!([{"type": "integer"}, {"type": "string"}]),
+        );
+    }
+}
+
+/// `com.example.shop.v1.Order` for group `shop.example.com`.
+fn custom_name(kind: &Kind) -> String {
+    let mut parts: Vec<&str> = kind.group.split('.').rev().collect();
+    parts.push(&kind.version);
+    parts.push(&kind.kind);
+    parts.join(".")
+}
+
+/// The schema of a CRD version, with the fields that every object has.
+fn custom_schema(kind: &Kind, metadata: &Value) -> Value {
+    let mut schema = match &kind.schema {
+        Some(schema) => schema.to_openapi(),
+        None => json!({"type": "object"}),
+    };
+    let Value::Object(map) = &mut schema else {
+        return json!({"type": "object"});
+    };
+    let properties = map
+        .entry("properties")
+        .or_insert_with(|| Value::Object(Map::new()));
+    if let Value::Object(properties) = properties {
+        for (name, description) in [
+            (
+                "apiVersion",
+                "Group and version in which the object is written.",
+            ),
+            ("kind", "The kind of the object, in CamelCase."),
+        ] {
+            properties.insert(
+                name.to_owned(),
+                json!({"type": "string", "description": description}),
+            );
+        }
+        let mut reference = metadata.clone();
+        reference["description"] = "Name, labels and whatever else every object carries.".into();
+        publish(&mut reference);
+        properties.insert("metadata".to_owned(), reference);
+    }
+    schema
+}
