@@ -1,1 +1,1 @@
-//! Kube AI Hub: iam.
+//! Who is asking, and may they: tokens and their cache, passwords, users, global roles.

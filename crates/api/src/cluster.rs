@@ -1,0 +1,287 @@
+//! The Cluster resource, `cluster.kubesphere.io/v1alpha1` (multicluster.md §2).
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    ByteString, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::CustomResource;
+use serde::{Deserialize, Serialize};
+
+/// Presence of this label, whatever its value, marks the host cluster.
+pub const HOST_LABEL: &str = "cluster-role.kubesphere.io/host";
+/// The finalizer that the cluster controller sets.
+pub const FINALIZER: &str = "finalizer.cluster.kubesphere.io";
+
+/// What a Cluster asks for.
+#[derive(CustomResource, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "cluster.kubesphere.io",
+    version = "v1alpha1",
+    kind = "Cluster",
+    plural = "clusters",
+    singular = "cluster",
+    status = "ClusterStatus",
+    schema = "disabled",
+    derive = "Default",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterSpec {
+    /// When false the cluster is skipped by the original's controller.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub join_federation: bool,
+    /// Shown as "Active"; nothing else reads it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub enable: bool,
+    /// Free text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub provider: String,
+    /// Whether a proxied cluster's API shall be published.
+    #[serde(
+        default,
+        rename = "externalKubeAPIEnabled",
+        skip_serializing_if = "is_false"
+    )]
+    pub external_kube_api_enabled: bool,
+    /// How it is reached.
+    #[serde(default)]
+    pub connection: Connection,
+}
+
+/// How the host reaches a cluster.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// `direct` or `proxy`.
+    #[serde(default, rename = "type", skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    /// URL of the member's ks-apiserver; empty on a direct cluster: through its kube-apiserver.
+    #[serde(
+        default,
+        rename = "kubesphereAPIEndpoint",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub kubesphere_api_endpoint: String,
+    /// URL of the member's kube-apiserver.
+    #[serde(
+        default,
+        rename = "kubernetesAPIEndpoint",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub kubernetes_api_endpoint: String,
+    /// Public URL of a proxied cluster.
+    #[serde(
+        default,
+        rename = "externalKubernetesAPIEndpoint",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub external_kubernetes_api_endpoint: String,
+    /// The member's kubeconfig, base64 on the wire. Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<ByteString>,
+    /// Token of the tunnel's agent. Secret.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub token: String,
+    /// Port of the tunnel for the kube-apiserver.
+    #[serde(
+        default,
+        rename = "kubernetesAPIServerPort",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub kubernetes_api_server_port: Option<u16>,
+    /// Port of the tunnel for the ks-apiserver.
+    #[serde(
+        default,
+        rename = "kubesphereAPIServerPort",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub kubesphere_api_server_port: Option<u16>,
+}
+
+// The kubeconfig and the token are secrets: neither may show in any debug output.
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Connection")
+            .field("type", &self.kind)
+            .field("kubesphereAPIEndpoint", &self.kubesphere_api_endpoint)
+            .field("kubernetesAPIEndpoint", &self.kubernetes_api_endpoint)
+            .field("kubeconfig", &self.kubeconfig.as_ref().map(|_| "[hidden]"))
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for ClusterSpec {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("ClusterSpec")
+            .field("joinFederation", &self.join_federation)
+            .field("enable", &self.enable)
+            .field("provider", &self.provider)
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known of a Cluster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClusterStatus {
+    /// Conditions; the writer puts a changed one at the end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<ClusterCondition>,
+    /// `gitVersion` of its kube-apiserver.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub kubernetes_version: String,
+    /// `gitVersion` of its ks-apiserver.
+    #[serde(rename = "kubeSphereVersion", skip_serializing_if = "String::is_empty")]
+    pub kubesphere_version: String,
+    /// Number of nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_count: Option<i64>,
+    /// Zones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<String>,
+    /// Region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Which components it has.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub configz: BTreeMap<String, bool>,
+    /// UID of its namespace `kube-system`: its identity.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+}
+
+/// One condition of a Cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterCondition {
+    /// For example `Ready`, `HostAccess`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// When it was last written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_update_time: Option<Time>,
+    /// When it last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<Time>,
+    /// The word for machines.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The sentence for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+impl Cluster {
+    /// Whether this object stands for the host cluster itself.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.metadata
+            .labels
+            .as_ref()
+            .is_some_and(|labels| labels.contains_key(HOST_LABEL))
+    }
+
+    /// The condition of this type, if there is one.
+    #[must_use]
+    pub fn condition(&self, kind: &str) -> Option<&ClusterCondition> {
+        self.status
+            .as_ref()?
+            .conditions
+            .iter()
+            .find(|condition| condition.kind == kind)
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// The CustomResourceDefinition `clusters.cluster.kubesphere.io`.
+#[must_use]
+pub fn definition() -> CustomResourceDefinition {
+    crate::definition::read(serde_json::json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": { "name": "clusters.cluster.kubesphere.io" },
+        "spec": {
+            "group": "cluster.kubesphere.io",
+            "names": { "kind": "Cluster", "listKind": "ClusterList", "plural": "clusters", "singular": "cluster" },
+            "scope": "Cluster",
+            "versions": [{
+                "name": "v1alpha1",
+                "served": true,
+                "storage": true,
+                "subresources": {},
+                "additionalPrinterColumns": [
+                    { "name": "Federated", "type": "boolean", "jsonPath": ".spec.joinFederation" },
+                    { "name": "Provider", "type": "string", "jsonPath": ".spec.provider" },
+                    { "name": "Active", "type": "boolean", "jsonPath": ".spec.enable" },
+                    { "name": "Version", "type": "string", "jsonPath": ".status.kubernetesVersion" }
+                ],
+                "schema": { "openAPIV3Schema": {
+                    "type": "object",
+                    "properties": {
+                        "apiVersion": { "type": "string" },
+                        "kind": { "type": "string" },
+                        "metadata": { "type": "object" },
+                        "spec": {
+                            "type": "object",
+                            "properties": {
+                                "joinFederation": { "type": "boolean" },
+                                "enable": { "type": "boolean" },
+                                "provider": { "type": "string" },
+                                "externalKubeAPIEnabled": { "type": "boolean" },
+                                "connection": {
+                                    "type": "object",
+                                    "properties": {
+                                        "type": { "type": "string" },
+                                        "kubesphereAPIEndpoint": { "type": "string" },
+                                        "kubernetesAPIEndpoint": { "type": "string" },
+                                        "externalKubernetesAPIEndpoint": { "type": "string" },
+                                        "kubeconfig": { "type": "string", "format": "byte" },
+                                        "token": { "type": "string" },
+                                        "kubernetesAPIServerPort": { "type": "integer" },
+                                        "kubesphereAPIServerPort": { "type": "integer" }
+                                    }
+                                }
+                            }
+                        },
+                        "status": {
+                            "type": "object",
+                            "properties": {
+                                "conditions": {
+                                    "type": "array",
+                                    "items": {
+                                        "type": "object",
+                                        "required": ["status", "type"],
+                                        "properties": {
+                                            "type": { "type": "string" },
+                                            "status": { "type": "string" },
+                                            "lastUpdateTime": { "type": "string", "format": "date-time" },
+                                            "lastTransitionTime": { "type": "string", "format": "date-time" },
+                                            "reason": { "type": "string" },
+                                            "message": { "type": "string" }
+                                        }
+                                    }
+                                },
+                                "kubernetesVersion": { "type": "string" },
+                                "kubeSphereVersion": { "type": "string" },
+                                "nodeCount": { "type": "integer" },
+                                "zones": { "type": "array", "items": { "type": "string" } },
+                                "region": { "type": "string" },
+                                "configz": { "type": "object", "additionalProperties": { "type": "boolean" } },
+                                "uid": { "type": "string" }
+                            }
+                        }
+                    }
+                } }
+            }]
+        }
+    }))
+}

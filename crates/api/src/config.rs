@@ -1,0 +1,1 @@
+//! `kubesphere.yaml` (configuration.md).
