@@ -4,7 +4,10 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -103,6 +106,9 @@ pub(crate) struct Connector {
     pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     pub(crate) limits: Limits,
     pub(crate) gauges: Arc<Gauges>,
+    /// Whether the peer's last word was that it does not accept our certificate. In TLS 1.3 it says so after the handshake, where HTTP/2 keeps
+    /// only the text of the fault.
+    pub(crate) refused: Arc<AtomicBool>,
 }
 
 impl Connector {
@@ -111,7 +117,7 @@ impl Connector {
         let _ = tcp.set_nodelay(true);
         keep_alive(&tcp, self.limits.keep_alive);
         let Some((config, server_name)) = &self.tls else {
-            return Ok(Wire::new(Stream::Plain(tcp), false, &self.gauges));
+            return Ok(Wire::new(Stream::Plain(tcp), false, &self));
         };
         let handshake =
             tokio_rustls::TlsConnector::from(config.clone()).connect(server_name.clone(), tcp);
@@ -129,11 +135,7 @@ impl Connector {
         };
         let stream = limited(self.limits.handshake, &self.name, handshake).await?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(Wire::new(
-            Stream::Tls(Box::new(stream)),
-            http2,
-            &self.gauges,
-        ))
+        Ok(Wire::new(Stream::Tls(Box::new(stream)), http2, &self))
     }
 
     async fn tcp(&self) -> Result<TcpStream, ProxyError> {
@@ -261,16 +263,24 @@ impl AsyncWrite for Stream {
 pub(crate) struct Wire {
     io: TokioIo<Stream>,
     http2: bool,
+    refused: Arc<AtomicBool>,
     _open: Counted,
 }
 
 impl Wire {
-    fn new(stream: Stream, http2: bool, gauges: &Arc<Gauges>) -> Self {
+    fn new(stream: Stream, http2: bool, connector: &Connector) -> Self {
         Self {
             io: TokioIo::new(stream),
             http2,
-            _open: Counted::connection(gauges),
+            refused: connector.refused.clone(),
+            _open: Counted::connection(&connector.gauges),
         }
+    }
+}
+
+impl Wire {
+    pub(crate) fn is_http2(&self) -> bool {
+        self.http2
     }
 }
 
@@ -291,7 +301,16 @@ impl Read for Wire {
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &read
+            && let Some(error) = error
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            && tls_kind(error) == Kind::CertificateRefused
+        {
+            self.refused.store(true, Ordering::Release);
+        }
+        read
     }
 }
 

@@ -60,8 +60,8 @@ pub struct TlsSettings {
 }
 
 impl TlsSettings {
-    /// Builds the configurations for the pooled client (HTTP/2 and HTTP/1.1 offered) and for upgrades (HTTP/1.1 only).
-    pub(crate) fn build(&self) -> Result<(Arc<ClientConfig>, Arc<ClientConfig>), BoxError> {
+    /// Builds the configurations that the connections of one upstream are made with.
+    pub(crate) fn build(&self) -> Result<Configs, BoxError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()?;
@@ -85,7 +85,7 @@ impl TlsSettings {
                 builder.with_root_certificates(roots)
             }
         };
-        let mut any = match &self.client_certificate {
+        let base = match &self.client_certificate {
             None => builder.with_no_client_auth(),
             Some(certificate) => {
                 let chain = CertificateDer::pem_slice_iter(&certificate.chain)
@@ -94,11 +94,24 @@ impl TlsSettings {
                 builder.with_client_auth_cert(chain, key)?
             }
         };
-        let mut http1 = any.clone();
-        any.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        http1.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok((Arc::new(any), Arc::new(http1)))
+        let offering = |protocols: &[&[u8]]| {
+            let mut config = base.clone();
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            Arc::new(config)
+        };
+        Ok(Configs {
+            either: offering(&[b"h2", b"http/1.1"]),
+            http1: offering(&[b"http/1.1"]),
+            http2: offering(&[b"h2"]),
+        })
     }
+}
+
+/// One configuration for each set of protocols that is offered.
+pub(crate) struct Configs {
+    pub(crate) either: Arc<ClientConfig>,
+    pub(crate) http1: Arc<ClientConfig>,
+    pub(crate) http2: Arc<ClientConfig>,
 }
 
 /// Accepts every certificate; signatures of the handshake are still checked, so the peer holds the key of what it shows.

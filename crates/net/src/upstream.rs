@@ -1,6 +1,14 @@
 //! One address that requests are sent to.
 
-use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
@@ -167,8 +175,27 @@ pub(crate) struct Inner {
     pub(crate) gauges: Arc<Gauges>,
     /// HTTP/1.1 only.
     pub(crate) raw: Connector,
+    /// Offers both; finds out which is spoken.
+    either: Connector,
+    spoken: Spoken,
+    http1: Client<Connector, Body>,
     lanes: Vec<Lane>,
 }
+
+/// Which protocol the peer chose, once known.
+///
+/// A pool that does not know dials once for each of many requests that come together; one that knows it is HTTP/2 dials once for all.
+#[derive(Default)]
+struct Spoken {
+    protocol: AtomicU8,
+    attempts: AtomicU64,
+    /// What the last attempt failed with, for all who waited for it.
+    failed: tokio::sync::Mutex<Option<(Kind, String)>>,
+}
+
+const UNKNOWN: u8 = 0;
+const HTTP1: u8 = 1;
+const HTTP2: u8 = 2;
 
 struct Lane {
     client: Client<Connector, Body>,
@@ -222,25 +249,30 @@ impl Upstream {
         let refuse = |error: BoxError| ProxyError::because(Kind::Settings, &name, error);
         let authority = address.authority();
         let scheme = if address.tls { "https" } else { "http" };
-        let mut pooled = Connector {
+        let either = Connector {
             address: Arc::new(address),
             name: name.clone(),
             tls: None,
             limits,
             gauges: gauges.clone(),
+            refused: Arc::default(),
         };
-        let mut raw = pooled.clone();
-        if pooled.address.tls {
+        let (mut raw, mut multiplexed, mut either) = (either.clone(), either.clone(), either);
+        let spoken = Spoken::default();
+        if either.address.tls {
             let server_name = tls
                 .server_name
                 .as_ref()
-                .unwrap_or(&pooled.address.host)
+                .unwrap_or(&either.address.host)
                 .clone();
             let server_name =
                 ServerName::try_from(server_name).map_err(|error| refuse(error.into()))?;
-            let (any, http1) = tls.build().map_err(refuse)?;
-            pooled.tls = Some((any, server_name.clone()));
-            raw.tls = Some((http1, server_name));
+            let configs = tls.build().map_err(refuse)?;
+            either.tls = Some((configs.either, server_name.clone()));
+            multiplexed.tls = Some((configs.http2, server_name.clone()));
+            raw.tls = Some((configs.http1, server_name));
+        } else {
+            spoken.protocol.store(HTTP1, Ordering::Release);
         }
         let drive = Drive {
             tasks: tasks.clone(),
@@ -258,10 +290,11 @@ impl Upstream {
             .http2_initial_connection_window_size(4 * 1024 * 1024)
             .http2_keep_alive_interval(limits.keep_alive)
             .http2_keep_alive_timeout(limits.keep_alive);
-        let lanes = if pooled.tls.is_some() { LANES } else { 1 };
-        let lanes = (0..lanes)
+        let http1 = builder.build(raw.clone());
+        builder.http2_only(true);
+        let lanes = (0..LANES)
             .map(|_| Lane {
-                client: builder.build(pooled.clone()),
+                client: builder.build(multiplexed.clone()),
                 load: Arc::new(()),
             })
             .collect();
@@ -275,6 +308,9 @@ impl Upstream {
             tasks,
             gauges,
             raw,
+            either,
+            spoken,
+            http1,
             lanes,
         })))
     }
@@ -358,10 +394,7 @@ impl Upstream {
             .build()
             .map_err(|error| ProxyError::because(Kind::Request, &inner.name, error))?;
         let limit = forward.answer_within.unwrap_or(inner.limits.answer);
-        let lane = inner.lane();
-        let Some((client, load)) = lane else {
-            return Err(ProxyError::new(Kind::Settings, &inner.name, None));
-        };
+        let (client, load) = inner.client().await?;
         // A pooled connection may be closed by its peer in the moment in which it is used. What changes nothing there is sent once more.
         let repeatable = matches!(parts.method, Method::GET | Method::HEAD)
             && http_body::Body::is_end_stream(&outbound);
@@ -379,6 +412,10 @@ impl Upstream {
             && error.kind() == Kind::Reset
         {
             answer = inner.answer(client.request(request), limit, &sent).await;
+        }
+        if matches!(&answer, Err(error) if error.kind() == Kind::Tls) && inner.raw.tls.is_some() {
+            // A peer that was exchanged may speak another protocol than before.
+            inner.spoken.protocol.store(UNKNOWN, Ordering::Release);
         }
         let mut response = answer?;
         clean_response(response.headers_mut());
@@ -412,15 +449,54 @@ impl Upstream {
 }
 
 impl Inner {
-    /// The first lane with room, else the least loaded.
-    fn lane(&self) -> Option<(&Client<Connector, Body>, Arc<()>)> {
+    /// The client to send with, and what to hold while the answer lasts.
+    async fn client(&self) -> Result<(&Client<Connector, Body>, Arc<()>), ProxyError> {
         let load = |lane: &&Lane| Arc::strong_count(&lane.load);
-        let lane = self
-            .lanes
-            .iter()
-            .find(|lane| load(lane) <= STREAMS)
-            .or_else(|| self.lanes.iter().min_by_key(load))?;
-        Some((&lane.client, lane.load.clone()))
+        let http2 = self.protocol().await? == HTTP2;
+        // The first lane with room, else the least loaded.
+        let room = || self.lanes.iter().find(|lane| load(lane) <= STREAMS);
+        let lane = http2
+            .then(|| room().or_else(|| self.lanes.iter().min_by_key(load)))
+            .flatten();
+        Ok(match lane {
+            Some(lane) => (&lane.client, lane.load.clone()),
+            None => (&self.http1, Arc::new(())),
+        })
+    }
+
+    /// Finds out once what the peer speaks; those who come meanwhile wait for the same attempt and share its end.
+    async fn protocol(&self) -> Result<u8, ProxyError> {
+        let spoken = &self.spoken;
+        let known = || spoken.protocol.load(Ordering::Acquire);
+        if known() != UNKNOWN {
+            return Ok(known());
+        }
+        let before = spoken.attempts.load(Ordering::Acquire);
+        let mut failed = spoken.failed.lock().await;
+        if known() != UNKNOWN {
+            return Ok(known());
+        }
+        if let (true, Some((kind, why))) =
+            (spoken.attempts.load(Ordering::Acquire) != before, &*failed)
+        {
+            return Err(ProxyError::because(*kind, &self.name, why.clone()));
+        }
+        let attempt = tokio::select! {
+            attempt = self.either.clone().connect() => attempt,
+            () = self.stop.cancelled() => Err(ProxyError::new(Kind::Closed, &self.name, None)),
+        };
+        spoken.attempts.fetch_add(1, Ordering::AcqRel);
+        match attempt {
+            Ok(wire) => {
+                let protocol = if wire.is_http2() { HTTP2 } else { HTTP1 };
+                spoken.protocol.store(protocol, Ordering::Release);
+                Ok(protocol)
+            }
+            Err(error) => {
+                *failed = Some((error.kind(), error.root_cause()));
+                Err(error)
+            }
+        }
     }
 
     pub(crate) async fn answer<T, E>(
@@ -442,7 +518,21 @@ impl Inner {
             }
         };
         tokio::select! {
-            answer = answer => answer.map_err(|error| ProxyError::classify(&self.name, error.into(), Kind::Reset)),
+            answer = answer => match answer {
+                Ok(answer) => {
+                    self.either.refused.store(false, Ordering::Release);
+                    Ok(answer)
+                }
+                Err(error) => {
+                    let error = ProxyError::classify(&self.name, error.into(), Kind::Reset);
+                    let refused = self.either.refused.load(Ordering::Acquire);
+                    Err(if refused && matches!(error.kind(), Kind::Reset | Kind::Tls) {
+                        ProxyError::because(Kind::CertificateRefused, &self.name, error)
+                    } else {
+                        error
+                    })
+                }
+            },
             () = self.stop.cancelled() => Err(ProxyError::new(Kind::Closed, &self.name, None)),
             () = late => Err(ProxyError::new(Kind::Timeout, &self.name, None)),
         }

@@ -1,6 +1,7 @@
 //! What tests stand on: control planes, real and embedded; the real kubectl; fleets; scripted members.
 
 pub mod kubectl;
+pub mod member;
 pub mod kubelet;
 pub mod original;
 pub mod plane;
