@@ -1,2 +1,64 @@
-//! The kah program.
-fn main() {}
+//! `kah`, the program: reads what was typed, lets the rooms do it, prints.
+
+mod access;
+mod apiserver;
+mod arguments;
+mod commands;
+mod config_check;
+mod failure;
+mod hub;
+mod logging;
+mod login;
+mod output;
+mod up;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, Cluster, Command, Config};
+use clap::Parser;
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // Before anything can speak TLS. It only fails where a provider is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(run(arguments.command)),
+        Err(error) => Err(Failure::new(
+            "start the runtime",
+            "Check the limits on threads and open files.",
+        )
+        .because(error)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::talk(&format!("kah: {failure}"));
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Up(options) => up::run(options).await,
+        Command::Apiserver(arguments) => apiserver::run(arguments).await,
+        Command::Login {
+            address,
+            user,
+            password_stdin,
+        } => commands::login(&address, &user, password_stdin).await,
+        Command::Logout => commands::logout().await,
+        Command::Whoami(output) => commands::whoami(output.output).await,
+        Command::Kubeconfig { cluster, file } => {
+            commands::kubeconfig(cluster.as_deref(), file.as_deref()).await
+        }
+        Command::Cluster(Cluster::List(output)) => commands::cluster_list(output.output).await,
+        Command::Cluster(Cluster::Show { name, output }) => {
+            commands::cluster_show(&name, output.output).await
+        }
+        Command::Doctor { clusters, output } => commands::doctor(&clusters, output.output).await,
+        Command::Config(Config::Check { file, output }) => config_check::run(&file, output.output),
+    }
+}

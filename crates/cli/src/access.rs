@@ -1,0 +1,179 @@
+//! Whether the person's own token opens each cluster, asked over the host's real route.
+
+use futures::StreamExt;
+use http::StatusCode;
+use kah_api::access::AccessCode;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::failure::{Exit, Failure};
+use crate::hub::{Answer, Hub};
+
+/// Clusters asked at the same time.
+const AT_ONCE: usize = 16;
+
+/// A Cluster object as far as the commands show it.
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// Whether it is the host itself.
+    pub host: bool,
+    /// `direct` or `proxy`.
+    pub connection: String,
+    /// The object as the host gave it.
+    pub object: Value,
+}
+
+/// What asking one cluster brought to light.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Access {
+    /// The cluster.
+    pub cluster: String,
+    /// Whether the token was accepted.
+    pub ok: bool,
+    /// The stable name of the cause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The HTTP status and the words of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+    /// What it means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub meaning: Option<String>,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+    /// Version of the cluster's Kubernetes, where it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// All clusters, the host first, then by name.
+pub async fn clusters(hub: &Hub) -> Result<Vec<Cluster>, Failure> {
+    let list: Value = hub
+        .read("/apis/cluster.kubesphere.io/v1alpha1/clusters")
+        .await?;
+    let items = list.get("items").and_then(Value::as_array);
+    let mut clusters: Vec<Cluster> = items
+        .into_iter()
+        .flatten()
+        .filter_map(|object| {
+            let text = |pointer: &str| Some(object.pointer(pointer)?.as_str()?.to_owned());
+            Some(Cluster {
+                name: text("/metadata/name")?,
+                host: object
+                    .pointer("/metadata/labels/cluster-role.kubesphere.io~1host")
+                    .is_some(),
+                connection: text("/spec/connection/type").unwrap_or_default(),
+                object: object.clone(),
+            })
+        })
+        .collect();
+    clusters.sort_by(|a, b| b.host.cmp(&a.host).then_with(|| a.name.cmp(&b.name)));
+    Ok(clusters)
+}
+
+/// Asks these clusters, several at once; the answers keep the order.
+pub async fn ask<'a>(
+    hub: &Hub,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<Access>, Failure> {
+    let answers: Vec<Result<Access, Failure>> =
+        futures::stream::iter(names.into_iter().map(|name| one(hub, name)))
+            .buffered(AT_ONCE)
+            .collect()
+            .await;
+    answers.into_iter().collect()
+}
+
+async fn one(hub: &Hub, name: &str) -> Result<Access, Failure> {
+    // A path that needs a login on the member: nothing there answers it to a stranger.
+    let answer = hub.get(&format!("/clusters/{name}/version")).await?;
+    if answer.status == StatusCode::UNAUTHORIZED && answer.refusal.is_none() {
+        return Err(Failure::new(
+            format!("The host does not accept the login: {}", answer.message()),
+            "Log in again with `kah login ADDRESS --user NAME`.",
+        )
+        .exit(Exit::Login));
+    }
+    Ok(judge(name, &answer))
+}
+
+fn judge(name: &str, answer: &Answer) -> Access {
+    let value: Option<Value> = serde_json::from_slice(&answer.body).ok();
+    if answer.status.is_success() {
+        let version = value.as_ref().and_then(|value| value.get("gitVersion"));
+        return Access {
+            cluster: name.to_owned(),
+            ok: true,
+            code: None,
+            evidence: None,
+            meaning: None,
+            remedy: None,
+            version: version.and_then(|version| Some(version.as_str()?.to_owned())),
+        };
+    }
+    let code = answer.refusal.clone().or_else(|| {
+        let causes = value.as_ref()?.pointer("/details/causes")?.as_array()?;
+        let reasons = causes.iter().filter_map(|cause| cause.get("reason")?.as_str());
+        reasons
+            .filter(|reason| reason.parse::<AccessCode>().is_ok())
+            .map(str::to_owned)
+            .next()
+    });
+    let cause: Option<AccessCode> = code.as_deref().and_then(|code| code.parse().ok());
+    Access {
+        cluster: name.to_owned(),
+        ok: false,
+        evidence: Some(format!("{}: {}", answer.status.as_u16(), answer.message())),
+        meaning: cause.map(|cause| cause.consequence().to_owned()),
+        remedy: Some(cause.map_or_else(
+            || format!("Look at the logs of ks-apiserver on {name}."),
+            |cause| cause.remedy().text.to_owned(),
+        )),
+        code,
+        version: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn answer(status: u16, refusal: Option<&str>, body: &'static str) -> Answer {
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            refusal: refusal.map(str::to_owned),
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_named_by_its_header() {
+        let body = r#"{"kind":"Status","message":"Unauthorized: token not found in cache"}"#;
+        let access = judge("m", &answer(401, Some("TokenNotInCache"), body));
+        assert_eq!(access.code.as_deref(), Some("TokenNotInCache"));
+        assert_eq!(
+            access.evidence.as_deref(),
+            Some("401: Unauthorized: token not found in cache")
+        );
+        assert!(access.remedy.unwrap().contains("accessTokenMaxAge to 0"));
+    }
+
+    #[test]
+    fn or_by_the_causes_of_its_status() {
+        let body = r#"{"kind":"Status","message":"x","details":{"causes":[{"reason":"Other"},{"reason":"MemberUnreachable"}]}}"#;
+        let access = judge("m", &answer(502, None, body));
+        assert_eq!(access.code.as_deref(), Some("MemberUnreachable"));
+    }
+
+    #[test]
+    fn what_has_no_code_still_says_where_to_look() {
+        let access = judge("m", &answer(500, None, "boom"));
+        assert_eq!(access.code, None);
+        assert!(!access.ok && access.remedy.unwrap().contains("logs"));
+        assert!(judge("m", &answer(200, None, "{}")).ok);
+    }
+}

@@ -1,0 +1,131 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::Format;
+
+/// Kube AI Hub: many Kubernetes clusters behind one address and one login.
+#[derive(Parser)]
+#[command(
+    name = "kah",
+    version,
+    propagate_version = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check found something, 4 login needed or refused."
+)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start a host and members on this machine
+    Up(Up),
+    /// Run ks-apiserver, host or member as its configuration says
+    Apiserver(crate::apiserver::Arguments),
+    /// Log in to a host and keep the login
+    Login {
+        /// The host's address, e.g. http://127.0.0.1:30880
+        address: String,
+        /// Who logs in
+        #[arg(long)]
+        user: String,
+        /// Read the password from standard input
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// End the login and forget it
+    Logout,
+    /// Show who is logged in, and where
+    Whoami(Output),
+    /// Print a kubeconfig with a context for each cluster, all through the host
+    Kubeconfig {
+        /// Only this cluster
+        #[arg(long)]
+        cluster: Option<String>,
+        /// Write it to a file that only its owner can read
+        #[arg(short = 'o', long = "output", value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Look at the clusters of the host
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// Find out why the host cannot reach, or is not accepted by, its members
+    Doctor {
+        /// Only these clusters
+        clusters: Vec<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Look at configuration files
+    #[command(subcommand)]
+    Config(Config),
+}
+
+/// `kah cluster …`
+#[derive(Subcommand)]
+pub enum Cluster {
+    /// All clusters, and whether the login opens them
+    List(Output),
+    /// One cluster
+    Show {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// `kah config …`
+#[derive(Subcommand)]
+pub enum Config {
+    /// Check a kubesphere.yaml; unknown keys are reported with a suggestion
+    Check {
+        /// The file, or - for standard input
+        file: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// How data is printed.
+#[derive(Args)]
+pub struct Output {
+    /// Form of the output
+    #[arg(short = 'o', long = "output", value_enum, default_value_t)]
+    pub output: Format,
+}
+
+/// `kah up`
+#[derive(Args, Clone)]
+pub struct Up {
+    /// How many members
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=20))]
+    pub members: u16,
+    /// Port of the host's address; 0 chooses a free one
+    #[arg(long, default_value_t = 30880)]
+    pub port: u16,
+    /// Where everything is kept
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Take a member's trust away before it is used: MEMBER=token-cache or MEMBER=jwt-secret
+    #[arg(long = "break", value_name = "MEMBER=FAULT")]
+    pub faults: Vec<crate::up::Fault>,
+    /// Form of what is printed when all is ready
+    #[arg(short = 'o', long = "output", value_enum, default_value_t)]
+    pub output: UpFormat,
+}
+
+/// How `kah up` reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum UpFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One line of JSON.
+    Json,
+}

@@ -1,0 +1,272 @@
+//! The commands that ask a host.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::access::{self, Access};
+use crate::failure::{Exit, Failure};
+use crate::hub::{Hub, normal_address};
+use crate::login;
+use crate::output::{self, Format};
+
+/// `kah login`
+pub async fn login(address: &str, user: &str, password_stdin: bool) -> Result<(), Failure> {
+    let address = normal_address(address)?;
+    let path = login::path(|name| std::env::var(name).ok())?;
+    let password = login::password(password_stdin)?;
+    let issued = Hub::new(&address, None)?
+        .token(login::password_grant(user, &password))
+        .await?;
+    let now = jiff::Timestamp::now().as_second();
+    login::store(&path, &issued.into_login(&address, user, now))?;
+    output::talk(&format!("Logged in to {address} as {user}."));
+    Ok(())
+}
+
+/// `kah logout`
+pub async fn logout() -> Result<(), Failure> {
+    let path = login::path(|name| std::env::var(name).ok())?;
+    if let Ok(stored) = login::load(&path) {
+        let hub = Hub::new(&stored.address, Some(stored.token()))?;
+        // The host may be gone, or the token ended: what is stored here goes in any case.
+        if hub.get("/oauth/logout").await.is_err() {
+            output::talk(&format!("{} could not be told.", stored.address));
+        }
+    }
+    let was = login::remove(&path)?;
+    output::talk(if was { "Logged out." } else { "There was no login." });
+    Ok(())
+}
+
+/// `kah whoami`
+pub async fn whoami(format: Format) -> Result<(), Failure> {
+    let (hub, stored) = Hub::of_login().await?;
+    let user: Value = hub
+        .read(&format!("/apis/iam.kubesphere.io/v1alpha2/users/{}", stored.user))
+        .await?;
+    let email = user.pointer("/spec/email").and_then(Value::as_str);
+    match format {
+        Format::Name => output::data(&format!("{}\n", stored.user)),
+        Format::Table => output::data(&output::table(
+            &["USER", "EMAIL", "ADDRESS"],
+            &[vec![stored.user.as_str(), email.unwrap_or(""), &stored.address]],
+        )),
+        _ => output::value(
+            &json!({"user": stored.user, "email": email, "address": stored.address}),
+            format,
+        ),
+    }
+}
+
+/// `kah cluster list`
+pub async fn cluster_list(format: Format) -> Result<(), Failure> {
+    let (hub, _) = Hub::of_login().await?;
+    let clusters = access::clusters(&hub).await?;
+    if format == Format::Name {
+        return output::data(&lines(clusters.iter().map(|cluster| cluster.name.as_str())));
+    }
+    let answers = access::ask(&hub, clusters.iter().map(|cluster| cluster.name.as_str())).await?;
+    #[derive(Serialize)]
+    struct Row<'a> {
+        name: &'a str,
+        role: &'a str,
+        connection: &'a str,
+        #[serde(flatten)]
+        access: &'a Access,
+    }
+    let rows: Vec<Row<'_>> = clusters
+        .iter()
+        .zip(&answers)
+        .map(|(cluster, access)| Row {
+            name: &cluster.name,
+            role: if cluster.host { "host" } else { "member" },
+            connection: &cluster.connection,
+            access,
+        })
+        .collect();
+    if format != Format::Table {
+        return output::value(&rows, format);
+    }
+    let table: Vec<Vec<&str>> = rows
+        .iter()
+        .map(|row| {
+            let access = match row.access.code.as_deref() {
+                _ if row.access.ok => "Yes",
+                Some(code) => code,
+                None => "No",
+            };
+            let todo = row.access.remedy.as_deref().unwrap_or("");
+            let version = row.access.version.as_deref().unwrap_or("");
+            vec![row.name, row.role, row.connection, version, access, todo]
+        })
+        .collect();
+    output::data(&output::table(
+        &["NAME", "ROLE", "CONNECTION", "VERSION", "ACCESS", "WHAT TO DO"],
+        &table,
+    ))
+}
+
+/// `kah cluster show`
+pub async fn cluster_show(name: &str, format: Format) -> Result<(), Failure> {
+    let (hub, _) = Hub::of_login().await?;
+    let mut cluster = access::clusters(&hub)
+        .await?
+        .into_iter()
+        .find(|cluster| cluster.name == name)
+        .ok_or_else(|| no_cluster(name))?;
+    // Whoever may see the object may read its credentials there; a screen is no place for them.
+    if let Some(Value::Object(connection)) = cluster.object.pointer_mut("/spec/connection") {
+        connection.remove("kubeconfig");
+        connection.remove("token");
+    }
+    match format {
+        Format::Name => output::data(&format!("{name}\n")),
+        Format::Json | Format::Yaml => output::value(&cluster.object, format),
+        Format::Table => {
+            let mut rows = vec![
+                vec!["Name".to_owned(), cluster.name.clone()],
+                vec!["Role".into(), if cluster.host { "host" } else { "member" }.into()],
+                vec!["Connection".into(), cluster.connection.clone()],
+            ];
+            let connection = cluster.object.pointer("/spec/connection");
+            for (title, field) in [
+                ("Kubernetes API", "kubernetesAPIEndpoint"),
+                ("ks-apiserver", "kubesphereAPIEndpoint"),
+            ] {
+                let value = connection.and_then(|value| value.get(field)?.as_str());
+                if let Some(value) = value {
+                    rows.push(vec![title.into(), value.to_owned()]);
+                }
+            }
+            for answer in access::ask(&hub, [name]).await? {
+                let text = match answer.code {
+                    _ if answer.ok => "Yes".to_owned(),
+                    Some(code) => code,
+                    None => "No".to_owned(),
+                };
+                rows.push(vec!["Access".into(), text]);
+                for (title, value) in [
+                    ("Version", answer.version),
+                    ("Evidence", answer.evidence),
+                    ("Meaning", answer.meaning),
+                    ("What to do", answer.remedy),
+                ] {
+                    rows.extend(value.map(|value| vec![title.to_owned(), value]));
+                }
+            }
+            output::data(&output::table(&["FIELD", "VALUE"], &rows))
+        }
+    }
+}
+
+/// `kah doctor`
+pub async fn doctor(names: &[String], format: Format) -> Result<(), Failure> {
+    let (hub, _) = Hub::of_login().await?;
+    let known = access::clusters(&hub).await?;
+    let mut asked: Vec<&str> = known.iter().map(|cluster| cluster.name.as_str()).collect();
+    if !names.is_empty() {
+        if let Some(unknown) = names.iter().find(|name| !asked.contains(&name.as_str())) {
+            return Err(no_cluster(unknown));
+        }
+        asked.retain(|name| names.iter().any(|wanted| wanted == name));
+    }
+    let answers = access::ask(&hub, asked).await?;
+    let ill: Vec<&Access> = answers.iter().filter(|answer| !answer.ok).collect();
+    match format {
+        Format::Table => {
+            let rows: Vec<Vec<&str>> = answers
+                .iter()
+                .map(|answer| {
+                    let code = if answer.ok {
+                        "OK"
+                    } else {
+                        answer.code.as_deref().unwrap_or("Unknown")
+                    };
+                    vec![
+                        answer.cluster.as_str(),
+                        code,
+                        answer.evidence.as_deref().unwrap_or(""),
+                        answer.meaning.as_deref().unwrap_or(""),
+                        answer.remedy.as_deref().unwrap_or(""),
+                    ]
+                })
+                .collect();
+            output::data(&output::table(
+                &["CLUSTER", "FINDING", "EVIDENCE", "MEANING", "WHAT TO DO"],
+                &rows,
+            ))?;
+        }
+        Format::Name => output::data(&lines(ill.iter().map(|answer| answer.cluster.as_str())))?,
+        _ => output::value(&answers, format)?,
+    }
+    match ill.as_slice() {
+        [] => Ok(()),
+        ill => Err(Failure::new(
+            format!("{} of {} clusters cannot be reached with this login.", ill.len(), answers.len()),
+            "Follow the last column, then run `kah doctor` again.",
+        )
+        .exit(Exit::Found)),
+    }
+}
+
+/// `kah kubeconfig`
+pub async fn kubeconfig(only: Option<&str>, file: Option<&Path>) -> Result<(), Failure> {
+    let (hub, stored) = Hub::of_login().await?;
+    let names: Vec<String> = access::clusters(&hub)
+        .await?
+        .into_iter()
+        .map(|cluster| cluster.name)
+        .filter(|name| only.is_none_or(|only| only == name))
+        .collect();
+    if let (Some(only), true) = (only, names.is_empty()) {
+        return Err(no_cluster(only));
+    }
+    let text = kubeconfig_text(&stored, &names)?;
+    match file {
+        None => output::data(&text),
+        Some(path) => {
+            login::write_private(path, text.as_bytes()).map_err(|error| {
+                Failure::new(format!("write {}", path.display()), "Give another file with -o.")
+                    .because(error)
+            })?;
+            output::talk(&format!("Wrote {} contexts to {}.", names.len(), path.display()));
+            Ok(())
+        }
+    }
+}
+
+fn kubeconfig_text(stored: &login::Login, names: &[String]) -> Result<String, Failure> {
+    let user = &stored.user;
+    let clusters: Vec<Value> = names
+        .iter()
+        .map(|name| {
+            json!({"name": name, "cluster": {"server": format!("{}/clusters/{name}", stored.address)}})
+        })
+        .collect();
+    let contexts: Vec<Value> = names
+        .iter()
+        .map(|name| json!({"name": name, "context": {"cluster": name, "user": user}}))
+        .collect();
+    serde_saphyr::to_string(&json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": clusters,
+        "contexts": contexts,
+        "current-context": names.first(),
+        "users": [{"name": user, "user": {"token": stored.access_token}}],
+    }))
+    .map_err(|error| Failure::new("write a kubeconfig", "Report this.").because(error.to_string()))
+}
+
+fn no_cluster(name: &str) -> Failure {
+    Failure::new(
+        format!("There is no cluster {name}."),
+        "See what there is with `kah cluster list`.",
+    )
+}
+
+fn lines<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(|name| format!("{name}\n")).collect()
+}

@@ -1,0 +1,95 @@
+//! stdout carries data, stderr carries talk.
+
+use std::io::Write;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Columns for people.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+    /// One YAML document.
+    Yaml,
+    /// Names only, one a line.
+    Name,
+}
+
+/// Writes `text` to stdout. A reader that went away (`| head`) is no failure.
+pub fn data(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
+            "write to standard output",
+            "Check where the output goes.",
+        )
+        .because(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line for the person to stderr.
+pub fn talk(line: &str) {
+    // Nobody can be told that stderr is closed.
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Prints a value as JSON or YAML.
+pub fn value(value: &impl Serialize, format: Format) -> Result<(), Failure> {
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Failure::new("write the answer as text", "Try another form with -o.").because(error)
+    };
+    let text = match format {
+        Format::Yaml => {
+            serde_saphyr::to_string(value).map_err(|error| failed(error.to_string().into()))?
+        }
+        _ => {
+            let mut text =
+                serde_json::to_string_pretty(value).map_err(|error| failed(error.into()))?;
+            text.push('\n');
+            text
+        }
+    };
+    data(&text)
+}
+
+/// Columns without borders, as kubectl prints them; never wider than the terminal only where there is one.
+pub fn table<R: AsRef<str>>(header: &[&str], rows: &[Vec<R>]) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row.iter().map(AsRef::as_ref));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    let mut text = String::new();
+    for line in table.lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_have_no_borders_and_no_trailing_space() {
+        let rows = [vec!["host", "Yes"], vec!["member-1", "TokenNotInCache"]];
+        assert_eq!(
+            table(&["NAME", "ACCESS"], &rows),
+            "NAME       ACCESS\nhost       Yes\nmember-1   TokenNotInCache\n"
+        );
+    }
+}

@@ -1,0 +1,413 @@
+//! The clusters of `kah up`, started and stopped together.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use kah_api::seed::{self, Role, Seed};
+use kah_localkube::node::Program;
+use kah_localkube::{Cluster, Options};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+
+use super::data::{DataDir, random_text};
+use super::fault::{Fault, Kind};
+use super::port;
+use crate::failure::Failure;
+use crate::output;
+
+/// Between looks at what is not ready yet.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// What bcrypt costs: as the original hashes.
+const HASH_COST: u32 = 10;
+/// Name of the host's Cluster object.
+const HOST: &str = "host";
+
+/// A running host and its members.
+pub struct Fleet {
+    address: SocketAddr,
+    password: String,
+    password_file: PathBuf,
+    clusters: Vec<Running>,
+}
+
+struct Running {
+    place: Place,
+    cluster: Cluster,
+}
+
+/// Where one cluster is.
+pub struct Place {
+    /// Its name.
+    pub name: String,
+    /// An administrator's kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// Its Kubernetes API.
+    pub address: String,
+}
+
+impl Fleet {
+    /// Starts all clusters, creates what is missing in them, and joins the members to the host.
+    pub async fn start(data: &DataDir, address: SocketAddr, members: u16) -> Result<Self, Failure> {
+        let ports = data.ports();
+        let password = data.password()?;
+        let plan = Plan {
+            data,
+            ports: &ports,
+            program: program()?,
+            password_hash: hash(password.clone()).await?,
+        };
+        // The host first: a member that is new gets the secret that the host has now.
+        let host = plan.start(HOST, Role::Host, &random_text(32), Some(address.port())).await?;
+        let secret = jwt_secret(&host.cluster).await?;
+        let names: Vec<String> = (1..=members).map(|number| format!("member-{number}")).collect();
+        let started = futures::future::join_all(
+            names.iter().map(|name| plan.start(name, Role::Member, &secret, None)),
+        )
+        .await;
+        let mut fleet = Fleet {
+            address,
+            password,
+            password_file: data.password_file(),
+            clusters: vec![host],
+        };
+        let mut failed = None;
+        for member in started {
+            match member {
+                Ok(member) => fleet.clusters.push(member),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let joined = match failed {
+            None => fleet.join(data).await,
+            Some(error) => Err(error),
+        };
+        if let Err(error) = joined {
+            fleet.stop().await;
+            return Err(error);
+        }
+        for name in data.left_out(members) {
+            output::talk(&format!(
+                "{name} of an earlier start is kept but not started: the host shows it as unreachable."
+            ));
+        }
+        Ok(fleet)
+    }
+
+    /// Writes kubeconfigs and ports, and tells the host where its members are.
+    async fn join(&self, data: &DataDir) -> Result<(), Failure> {
+        let mut ports = data.ports();
+        for running in &self.clusters {
+            data.write(&running.place.kubeconfig, running.cluster.admin_kubeconfig())?;
+            ports.insert(running.place.name.clone(), running.cluster.address().port());
+        }
+        data.keep_ports(&ports)?;
+        let Some((host, members)) = self.clusters.split_first() else {
+            return Ok(());
+        };
+        let client = host.cluster.client();
+        let adjusted = adjust_host(&client, self.address.port());
+        let host_object = seed::host_cluster(host.cluster.admin_kubeconfig(), &host.place.address);
+        let objects = std::iter::once(host_object).chain(members.iter().map(|member| {
+            seed::member_cluster(
+                &member.place.name,
+                member.cluster.admin_kubeconfig(),
+                &member.place.address,
+                None,
+            )
+        }));
+        let joined = futures::future::join_all(objects.map(|object| join_cluster(&client, object)));
+        let images = futures::future::join_all(
+            self.clusters.iter().map(|running| adjust_image(running.cluster.client())),
+        );
+        let (adjusted, joined, images) = tokio::join!(adjusted, joined, images);
+        adjusted?;
+        joined.into_iter().collect::<Result<(), _>>()?;
+        images.into_iter().collect()
+    }
+
+    /// Takes a member's trust away and restarts its ks-apiserver. Says what was done.
+    pub async fn break_member(&self, fault: &Fault) -> Result<String, Failure> {
+        let member = &fault.member;
+        let next = "Leave --break out, and edit ConfigMap kubesphere-config with kubectl instead.";
+        let failed = |what: &str| Failure::new(format!("{what} of {member}"), next);
+        let running = self
+            .clusters
+            .iter()
+            .find(|running| running.place.name == *member)
+            .ok_or_else(|| failed("find the cluster"))?;
+        let client = running.cluster.client();
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), seed::NAMESPACE);
+        let mut map = maps
+            .get(seed::CONFIG)
+            .await
+            .map_err(|error| failed("read the configuration").because(error))?;
+        let text = map.data.get_or_insert_default().entry("kubesphere.yaml".into()).or_default();
+        let (path, value, said) = match fault.kind {
+            Kind::TokenCache => (
+                ["authentication", "oauthOptions", "accessTokenMaxAge"].as_slice(),
+                "2h".to_owned(),
+                "accessTokenMaxAge is 2h, so it looks every token up in its own cache",
+            ),
+            Kind::JwtSecret => (
+                ["authentication", "jwtSecret"].as_slice(),
+                random_text(32),
+                "jwtSecret is another one than the host's",
+            ),
+        };
+        *text = kah_api::config::edit::set(text, path, &value)
+            .map_err(|error| failed("edit the configuration").because(error))?;
+        maps.replace(seed::CONFIG, &PostParams::default(), &map)
+            .await
+            .map_err(|error| failed("write the configuration").because(error))?;
+        let deployments: Api<Deployment> = Api::namespaced(client, seed::NAMESPACE);
+        deployments
+            .restart(seed::SERVER)
+            .await
+            .map_err(|error| failed("restart ks-apiserver").because(error))?;
+        Ok(format!("Broke {member}: {said}. See it with `kah doctor`."))
+    }
+
+    /// Ends when every ks-apiserver runs as its Deployment says, and the address answers.
+    pub async fn ready(&self) {
+        let deployments = self.clusters.iter().map(|running| rolled_out(running.cluster.client()));
+        futures::future::join_all(deployments).await;
+        // The node port follows the endpoints a moment later.
+        let Ok(hub) = crate::hub::Hub::new(&self.address(), None) else {
+            return;
+        };
+        while !hub.get("/healthz").await.is_ok_and(|answer| answer.status.is_success()) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The address of the host's ks-apiserver.
+    pub fn address(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The initial password of admin.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// Where the initial password lies.
+    pub fn password_file(&self) -> &Path {
+        &self.password_file
+    }
+
+    /// Where every cluster is, the host first.
+    pub fn clusters(&self) -> Vec<&Place> {
+        self.clusters.iter().map(|running| &running.place).collect()
+    }
+
+    /// Stops all clusters and their Pods.
+    pub async fn stop(self) {
+        futures::future::join_all(self.clusters.into_iter().map(|running| running.cluster.stop())).await;
+    }
+}
+
+/// What all clusters of one start have in common.
+struct Plan<'a> {
+    data: &'a DataDir,
+    ports: &'a BTreeMap<String, u16>,
+    program: Program,
+    password_hash: String,
+}
+
+impl Plan<'_> {
+    async fn start(
+        &self,
+        name: &str,
+        role: Role,
+        jwt_secret: &str,
+        node_port: Option<u16>,
+    ) -> Result<Running, Failure> {
+        let port = port::again(self.ports.get(name).copied()).unwrap_or(0);
+        let mut options = Options::new(name);
+        options.data_dir = Some(self.data.cluster(name));
+        options.address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        options.program = Some(self.program.clone());
+        options.crds = kah_api::definition::all()
+            .into_iter()
+            .filter_map(|definition| serde_json::to_value(definition).ok())
+            .collect();
+        options.objects = seed::objects(&Seed {
+            role,
+            jwt_secret,
+            access_token_max_age: match role {
+                Role::Host => "2h",
+                Role::Member => "0",
+            },
+            image: &self.program.image,
+            password_hash: &self.password_hash,
+            node_port,
+        });
+        if let Some(port) = node_port {
+            let usual = options.node_port_range.clone();
+            options.node_port_range = port.min(*usual.start())..=port.max(*usual.end());
+        }
+        let cluster = Cluster::start(options).await.map_err(|error| {
+            Failure::new(
+                format!("start cluster {name}"),
+                "See that the data folder is whole and its disk not full; --data-dir names another.",
+            )
+            .because(error)
+        })?;
+        let place = Place {
+            name: name.to_owned(),
+            kubeconfig: self.data.kubeconfig(name),
+            address: format!("https://{}", cluster.address()),
+        };
+        Ok(Running { place, cluster })
+    }
+}
+
+/// Name and file of the image that is this program.
+fn program() -> Result<Program, Failure> {
+    let path = std::env::current_exe().map_err(|error| {
+        Failure::new("find this program's own file", "Start it by its full path.").because(error)
+    })?;
+    Ok(Program {
+        image: image(),
+        path,
+    })
+}
+
+fn image() -> String {
+    format!("kubeaihub.io/kah:{}", env!("CARGO_PKG_VERSION"))
+}
+
+async fn hash(password: String) -> Result<String, Failure> {
+    let failed = || Failure::new("hash the initial password", "Report this.");
+    tokio::task::spawn_blocking(move || bcrypt::hash(password, HASH_COST))
+        .await
+        .map_err(|error| failed().because(error))?
+        .map_err(|error| failed().because(error))
+}
+
+/// The secret that the host signs tokens with now.
+async fn jwt_secret(host: &Cluster) -> Result<String, Failure> {
+    let next = "Correct ConfigMap kubesphere-config of the host, or start anew with another --data-dir.";
+    let maps: Api<ConfigMap> = Api::namespaced(host.client(), seed::NAMESPACE);
+    let map = maps
+        .get(seed::CONFIG)
+        .await
+        .map_err(|error| Failure::new("read the host's configuration", next).because(error))?;
+    let text = map.data.and_then(|mut data| data.remove("kubesphere.yaml")).unwrap_or_default();
+    let value: Value = serde_saphyr::from_str(&text)
+        .map_err(|error| Failure::new("understand the host's configuration", next).because(error.to_string()))?;
+    value
+        .pointer("/authentication/jwtSecret")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .ok_or_else(|| Failure::new("find jwtSecret in the host's configuration", next))
+}
+
+/// The port may be another one than at the last start.
+async fn adjust_host(client: &kube::Client, node_port: u16) -> Result<(), Failure> {
+    let services: Api<Service> = Api::namespaced(client.clone(), seed::NAMESPACE);
+    let failed = |error| {
+        Failure::new(
+            format!("give Service ks-apiserver of the host the port {node_port}"),
+            "Look at the Service with kubectl, or start anew with another --data-dir.",
+        )
+        .because(error)
+    };
+    let service = services.get(seed::SERVER).await.map_err(failed)?;
+    let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
+    if ports.iter().any(|port| port.node_port == Some(node_port.into())) {
+        return Ok(());
+    }
+    let patch = json!([
+        {"op": "replace", "path": "/spec/ports/0/nodePort", "value": node_port},
+    ]);
+    let patch: json_patch::Patch = serde_json::from_value(patch)
+        .map_err(|error| Failure::new("write a patch", "Report this.").because(error))?;
+    services
+        .patch(seed::SERVER, &PatchParams::default(), &Patch::Json::<()>(patch))
+        .await
+        .map(drop)
+        .map_err(failed)
+}
+
+/// Only Pods of exactly this program's image run here: after an upgrade the Deployment follows.
+async fn adjust_image(client: kube::Client) -> Result<(), Failure> {
+    let deployments: Api<Deployment> = Api::namespaced(client, seed::NAMESPACE);
+    let image = image();
+    let failed = |error| {
+        Failure::new(
+            format!("give Deployment ks-apiserver the image {image}"),
+            "Look at the Deployment with kubectl, or start anew with another --data-dir.",
+        )
+        .because(error)
+    };
+    let Some(deployment) = deployments.get_opt(seed::SERVER).await.map_err(failed)? else {
+        // Whoever deleted it meant it.
+        return Ok(());
+    };
+    let pod = deployment.spec.and_then(|spec| spec.template.spec);
+    let containers = pod.map(|pod| pod.containers).unwrap_or_default();
+    if containers.iter().all(|container| container.image.as_deref() == Some(image.as_str())) {
+        return Ok(());
+    }
+    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": seed::SERVER, "image": image}]}}}});
+    deployments
+        .patch(seed::SERVER, &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .map(drop)
+        .map_err(failed)
+}
+
+/// Creates a Cluster object, or gives the one that exists the present kubeconfig and address.
+async fn join_cluster(client: &kube::Client, object: Value) -> Result<(), Failure> {
+    let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
+    let clusters: Api<DynamicObject> =
+        Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&kind, "clusters"));
+    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let failed = |error: kube::Error| {
+        Failure::new(
+            format!("join {name} to the host"),
+            "Look at the host's Cluster objects with kubectl, or start anew with another --data-dir.",
+        )
+        .because(error)
+    };
+    if clusters.get_opt(&name).await.map_err(failed)?.is_some() {
+        let connection = json!({
+            "kubeconfig": object.pointer("/spec/connection/kubeconfig"),
+            "kubernetesAPIEndpoint": object.pointer("/spec/connection/kubernetesAPIEndpoint"),
+        });
+        let patch = json!({"spec": {"connection": connection}});
+        let patched = clusters.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        return patched.map(drop).map_err(failed);
+    }
+    let object: DynamicObject = serde_json::from_value(object)
+        .map_err(|error| Failure::new("write a Cluster object", "Report this.").because(error))?;
+    clusters.create(&PostParams::default(), &object).await.map(drop).map_err(failed)
+}
+
+/// Ends when Deployment ks-apiserver has all its replicas, new and available.
+async fn rolled_out(client: kube::Client) {
+    let deployments: Api<Deployment> = Api::namespaced(client, seed::NAMESPACE);
+    loop {
+        if let Ok(deployment) = deployments.get(seed::SERVER).await
+            && is_rolled_out(&deployment)
+        {
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn is_rolled_out(deployment: &Deployment) -> bool {
+    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let Some(status) = &deployment.status else {
+        return false;
+    };
+    let observed = status.observed_generation >= deployment.metadata.generation;
+    let all = |count: Option<i32>| count.unwrap_or(0) == wanted;
+    observed && all(status.updated_replicas) && all(status.available_replicas) && all(status.replicas)
+}
