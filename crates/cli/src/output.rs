@@ -63,7 +63,7 @@ pub fn value(value: &impl Serialize, format: Format) -> Result<(), Failure> {
 pub fn table<R: AsRef<str>>(header: &[&str], rows: &[Vec<R>]) -> String {
     let mut table = Table::new();
     table
-        .load_preset(presets::NOTHING)
+        .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.iter().copied());
     for row in rows {

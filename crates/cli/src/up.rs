@@ -4,7 +4,6 @@ mod data;
 mod fault;
 mod fleet;
 mod port;
-mod seed;
 mod summary;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

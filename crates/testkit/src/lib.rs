@@ -1,5 +1,7 @@
 //! What tests stand on: control planes, real and embedded; the real kubectl; fleets; scripted members.
 
+pub mod fleet;
+pub mod http_client;
 pub mod kubectl;
 pub mod member;
 pub mod kubelet;

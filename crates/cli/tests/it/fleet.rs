@@ -1,0 +1,99 @@
+//! A fleet and what the tests ask of it.
+
+use std::process::Command;
+use std::time::Duration;
+
+use kah_testkit::fleet::{Fleet, until};
+use kah_testkit::http_client;
+use kah_testkit::kubectl::{Kubectl, Ran};
+
+/// The namespace of ks-apiserver, as kubectl takes it.
+pub const OURS: [&str; 2] = ["-n", "kubesphere-system"];
+
+/// The program under test.
+pub fn program() -> &'static std::path::Path {
+    std::path::Path::new(env!("CARGO_BIN_EXE_kah"))
+}
+
+/// A fleet that is ready.
+pub fn start(arguments: &[&str]) -> Fleet {
+    Fleet::start(program(), arguments).unwrap()
+}
+
+/// A token of admin.
+pub fn token(fleet: &Fleet) -> String {
+    let facts = fleet.facts();
+    http_client::token(&facts.address, &facts.user, &fleet.password().unwrap()).unwrap()
+}
+
+/// Stores a login for `kah` commands.
+pub fn log_in(fleet: &Fleet) {
+    let facts = fleet.facts();
+    let file = std::fs::File::open(&facts.password_file).unwrap();
+    let mut command = fleet.kah(&["login", &facts.address, "--user", "admin", "--password-stdin"]);
+    let ran = finish(command.stdin(file));
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+/// Runs a command of the program.
+pub fn kah(fleet: &Fleet, arguments: &[&str]) -> Ran {
+    finish(&mut fleet.kah(arguments))
+}
+
+/// Runs a command to its end.
+pub fn finish(command: &mut Command) -> Ran {
+    let output = command.output().unwrap();
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// kubectl through the host, with a token instead of a certificate.
+pub fn through_host(fleet: &Fleet, cluster: &str, token: &str) -> Kubectl {
+    let path = fleet.folder().join(format!("through-{cluster}.yaml"));
+    let server = format!("{}/clusters/{cluster}", fleet.facts().address);
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         clusters: [{{name: c, cluster: {{server: \"{server}\"}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         users: [{{name: u, user: {{token: \"{token}\"}}}}]\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    Kubectl::new(&path).unwrap()
+}
+
+/// Runs kubectl and insists on success.
+pub fn ok(kubectl: &Kubectl, arguments: &[&str]) -> String {
+    let ran = kubectl.run(arguments);
+    assert_eq!(ran.code, 0, "kubectl {arguments:?}: {ran:?}");
+    ran.stdout
+}
+
+/// The name of the Pod of ks-apiserver that is not on its way out.
+pub fn server_pod(kubectl: &Kubectl) -> String {
+    until(Duration::from_secs(20), "one ks-apiserver Pod", || {
+        let ran = kubectl.run(&[
+            OURS[0],
+            OURS[1],
+            "get",
+            "pods",
+            "-l",
+            "app=ks-apiserver",
+            "-o",
+            r#"jsonpath={range .items[?(@.status.phase=="Running")]}{.metadata.name} {.metadata.deletionTimestamp}{"\n"}{end}"#,
+        ]);
+        let staying: Vec<&str> = ran
+            .stdout
+            .lines()
+            .filter(|line| !line.is_empty() && line.ends_with(' '))
+            .map(str::trim)
+            .collect();
+        match staying.as_slice() {
+            [one] => Some((*one).to_owned()),
+            _ => None,
+        }
+    })
+    .unwrap()
+}

@@ -1,0 +1,103 @@
+//! What breaks in the middle: clients get an end, and everything comes back by itself.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use kah_testkit::fleet::{Fleet, Guard, until};
+use kah_testkit::http_client::get;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::fleet::{OURS, ok, server_pod, start, through_host, token};
+
+/// A client that was in the middle of something must have an end by then.
+const END_WITHIN: Duration = Duration::from_secs(10);
+/// And everything works again by then.
+const BACK_WITHIN: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_killed_server_ends_its_streams_and_comes_back() {
+    let fleet = start(&["--members", "1"]);
+    let token = token(&fleet);
+    let through = through_host(&fleet, "member-1", &token);
+    let direct = fleet.kubectl("member-1").unwrap();
+    let pod = server_pod(&direct);
+
+    let raw = "/api/v1/namespaces/default/configmaps?watch=true";
+    let mut streams = vec![
+        hold(&through, &["get", "--raw", raw]),
+        hold(&through, &[OURS[0], OURS[1], "logs", "-f", &pod]),
+    ];
+    until(Duration::from_secs(10), "the watch is under way", || {
+        let ran = ok(&direct, &[OURS[0], OURS[1], "logs", &pod]);
+        (!ran.is_empty()).then_some(())
+    })
+    .unwrap();
+    kill_server(&fleet, "member-1");
+    for stream in &mut streams {
+        stream.wait(END_WITHIN).unwrap();
+    }
+    back(&fleet, "member-1", &token);
+}
+
+#[test]
+fn a_restarted_host_ends_its_streams_and_comes_back() {
+    let fleet = start(&["--members", "1"]);
+    let old = token(&fleet);
+    let through = through_host(&fleet, "member-1", &old);
+    let mut watching = hold(&through, &["get", "--raw", "/api/v1/namespaces/default/configmaps?watch=true"]);
+    let host = fleet.kubectl("host").unwrap();
+    ok(&host, &[OURS[0], OURS[1], "rollout", "restart", "deploy", "ks-apiserver"]);
+    ok(&host, &[OURS[0], OURS[1], "rollout", "status", "deploy", "ks-apiserver", "--timeout=60s"]);
+    // The old Pod drains: its stream may last as long as its grace, not longer.
+    watching.wait(END_WITHIN + Duration::from_secs(10)).unwrap();
+    // Sessions lie in the memory of the process that ended: one logs in again.
+    let fresh = until(BACK_WITHIN, "a login at the restarted host", || {
+        let facts = fleet.facts();
+        kah_testkit::http_client::token(&facts.address, "admin", &fleet.password().unwrap()).ok()
+    })
+    .unwrap();
+    back(&fleet, "member-1", &fresh);
+}
+
+#[test]
+fn a_restarted_member_comes_back_with_the_same_token() {
+    let fleet = start(&["--members", "1"]);
+    let token = token(&fleet);
+    let member = fleet.kubectl("member-1").unwrap();
+    ok(&member, &[OURS[0], OURS[1], "rollout", "restart", "deploy", "ks-apiserver"]);
+    ok(&member, &[OURS[0], OURS[1], "rollout", "status", "deploy", "ks-apiserver", "--timeout=60s"]);
+    back(&fleet, "member-1", &token);
+}
+
+fn back(fleet: &Fleet, cluster: &str, token: &str) {
+    let url = format!("{}/clusters/{cluster}/api/v1/namespaces", fleet.facts().address);
+    until(BACK_WITHIN, "the member answers again", || {
+        (get(&url, token).ok()?.status == 200).then_some(())
+    })
+    .unwrap();
+}
+
+/// A kubectl that goes on until it is ended from the other side.
+fn hold(kubectl: &kah_testkit::kubectl::Kubectl, arguments: &[&str]) -> Guard {
+    let mut command = kubectl.command();
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Guard::spawn(&mut command).unwrap()
+}
+
+/// `kill -9` for the process behind a cluster's ks-apiserver: the one whose root lies in that cluster's folder.
+fn kill_server(fleet: &Fleet, cluster: &str) {
+    let folder = fleet.data_dir().join("clusters").join(cluster);
+    let mark = format!("KAH_ROOT={}", folder.display());
+    let mut killed = 0;
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        if String::from_utf8_lossy(&environment).split('\0').any(|entry| entry.starts_with(&mark)) {
+            kill_process(Pid::from_raw(id).unwrap(), Signal::KILL).unwrap();
+            killed += 1;
+        }
+    }
+    assert_eq!(killed, 1, "processes with {mark}");
+}
