@@ -116,7 +116,9 @@ fn judge(name: &str, answer: &Answer) -> Access {
     }
     let code = answer.refusal.clone().or_else(|| {
         let causes = value.as_ref()?.pointer("/details/causes")?.as_array()?;
-        let reasons = causes.iter().filter_map(|cause| cause.get("reason")?.as_str());
+        let reasons = causes
+            .iter()
+            .filter_map(|cause| cause.get("reason")?.as_str());
         reasons
             .filter(|reason| reason.parse::<AccessCode>().is_ok())
             .map(str::to_owned)

@@ -36,7 +36,11 @@ pub async fn logout() -> Result<(), Failure> {
         }
     }
     let was = login::remove(&path)?;
-    output::talk(if was { "Logged out." } else { "There was no login." });
+    output::talk(if was {
+        "Logged out."
+    } else {
+        "There was no login."
+    });
     Ok(())
 }
 
@@ -44,14 +48,21 @@ pub async fn logout() -> Result<(), Failure> {
 pub async fn whoami(format: Format) -> Result<(), Failure> {
     let (hub, stored) = Hub::of_login().await?;
     let user: Value = hub
-        .read(&format!("/apis/iam.kubesphere.io/v1alpha2/users/{}", stored.user))
+        .read(&format!(
+            "/apis/iam.kubesphere.io/v1alpha2/users/{}",
+            stored.user
+        ))
         .await?;
     let email = user.pointer("/spec/email").and_then(Value::as_str);
     match format {
         Format::Name => output::data(&format!("{}\n", stored.user)),
         Format::Table => output::data(&output::table(
             &["USER", "EMAIL", "ADDRESS"],
-            &[vec![stored.user.as_str(), email.unwrap_or(""), &stored.address]],
+            &[vec![
+                stored.user.as_str(),
+                email.unwrap_or(""),
+                &stored.address,
+            ]],
         )),
         _ => output::value(
             &json!({"user": stored.user, "email": email, "address": stored.address}),
@@ -103,7 +114,14 @@ pub async fn cluster_list(format: Format) -> Result<(), Failure> {
         })
         .collect();
     output::data(&output::table(
-        &["NAME", "ROLE", "CONNECTION", "VERSION", "ACCESS", "WHAT TO DO"],
+        &[
+            "NAME",
+            "ROLE",
+            "CONNECTION",
+            "VERSION",
+            "ACCESS",
+            "WHAT TO DO",
+        ],
         &table,
     ))
 }
@@ -127,7 +145,10 @@ pub async fn cluster_show(name: &str, format: Format) -> Result<(), Failure> {
         Format::Table => {
             let mut rows = vec![
                 vec!["Name".to_owned(), cluster.name.clone()],
-                vec!["Role".into(), if cluster.host { "host" } else { "member" }.into()],
+                vec![
+                    "Role".into(),
+                    if cluster.host { "host" } else { "member" }.into(),
+                ],
                 vec!["Connection".into(), cluster.connection.clone()],
             ];
             let connection = cluster.object.pointer("/spec/connection");
@@ -204,7 +225,11 @@ pub async fn doctor(names: &[String], format: Format) -> Result<(), Failure> {
     match ill.as_slice() {
         [] => Ok(()),
         ill => Err(Failure::new(
-            format!("{} of {} clusters cannot be reached with this login.", ill.len(), answers.len()),
+            format!(
+                "{} of {} clusters cannot be reached with this login.",
+                ill.len(),
+                answers.len()
+            ),
             "Follow the last column, then run `kah doctor` again.",
         )
         .exit(Exit::Found)),
@@ -228,10 +253,17 @@ pub async fn kubeconfig(only: Option<&str>, file: Option<&Path>) -> Result<(), F
         None => output::data(&text),
         Some(path) => {
             login::write_private(path, text.as_bytes()).map_err(|error| {
-                Failure::new(format!("write {}", path.display()), "Give another file with -o.")
-                    .because(error)
+                Failure::new(
+                    format!("write {}", path.display()),
+                    "Give another file with -o.",
+                )
+                .because(error)
             })?;
-            output::talk(&format!("Wrote {} contexts to {}.", names.len(), path.display()));
+            output::talk(&format!(
+                "Wrote {} contexts to {}.",
+                names.len(),
+                path.display()
+            ));
             Ok(())
         }
     }

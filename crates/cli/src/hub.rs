@@ -57,12 +57,15 @@ pub fn normal_address(address: &str) -> Result<String, Failure> {
         format!("http://{address}")
     };
     let next = "Give an address like http://127.0.0.1:30880.";
-    let uri: http::Uri = with_scheme
-        .parse()
-        .map_err(|error| Failure::new(format!("{address} is no address"), next).because(Box::new(error) as Box<_>))?;
+    let uri: http::Uri = with_scheme.parse().map_err(|error| {
+        Failure::new(format!("{address} is no address"), next).because(Box::new(error) as Box<_>)
+    })?;
     let scheme = uri.scheme_str().unwrap_or("");
     if !matches!(scheme, "http" | "https") || uri.host().is_none_or(str::is_empty) {
-        return Err(Failure::new(format!("{address} is no address of http or https."), next));
+        return Err(Failure::new(
+            format!("{address} is no address of http or https."),
+            next,
+        ));
     }
     Ok(with_scheme.trim_end_matches('/').to_owned())
 }
@@ -80,8 +83,9 @@ impl Hub {
         config.read_timeout = Some(Duration::from_secs(30));
         // A refusal is the answer that is wanted here, not something to try again.
         config.default_retry = false;
-        let client = kube::Client::try_from(config)
-            .map_err(|error| Failure::new(format!("prepare requests to {address}"), next).because(error))?;
+        let client = kube::Client::try_from(config).map_err(|error| {
+            Failure::new(format!("prepare requests to {address}"), next).because(error)
+        })?;
         Ok(Hub {
             address: address.to_owned(),
             client,
@@ -97,14 +101,20 @@ impl Hub {
             && let Some(refresh) = stored.refresh_token.as_deref()
         {
             let hub = Hub::new(&stored.address, None)?;
-            let issued = hub.token(login::refresh_grant(refresh)).await.map_err(|error| {
-                Failure::new(
-                    format!("The login of {} has ended.", stored.user),
-                    format!("Log in again with `kah login {} --user {}`.", stored.address, stored.user),
-                )
-                .because(error)
-                .exit(Exit::Login)
-            })?;
+            let issued = hub
+                .token(login::refresh_grant(refresh))
+                .await
+                .map_err(|error| {
+                    Failure::new(
+                        format!("The login of {} has ended.", stored.user),
+                        format!(
+                            "Log in again with `kah login {} --user {}`.",
+                            stored.address, stored.user
+                        ),
+                    )
+                    .because(error)
+                    .exit(Exit::Login)
+                })?;
             stored = issued.into_login(&stored.address, &stored.user, now);
             login::store(&path, &stored)?;
         }
@@ -168,7 +178,11 @@ impl Hub {
                 "Ask an administrator of the host, or look with `kah doctor`."
             };
             return Err(Failure::new(
-                format!("{address}{path} answered {}: {}", answer.status, answer.message()),
+                format!(
+                    "{address}{path} answered {}: {}",
+                    answer.status,
+                    answer.message()
+                ),
                 next,
             ));
         }
@@ -231,9 +245,18 @@ mod tests {
     #[test]
     fn messages_of_all_shapes() {
         let table = [
-            (r#"{"kind":"Status","message":"Unauthorized: x"}"#, "Unauthorized: x"),
-            (r#"{"error":"invalid_grant","error_description":"incorrect password"}"#, "incorrect password"),
-            (r#"{"error":"unsupported_grant_type"}"#, "unsupported_grant_type"),
+            (
+                r#"{"kind":"Status","message":"Unauthorized: x"}"#,
+                "Unauthorized: x",
+            ),
+            (
+                r#"{"error":"invalid_grant","error_description":"incorrect password"}"#,
+                "incorrect password",
+            ),
+            (
+                r#"{"error":"unsupported_grant_type"}"#,
+                "unsupported_grant_type",
+            ),
             ("plain\n", "plain"),
         ];
         for (body, expected) in table {

@@ -77,12 +77,9 @@ pub fn load(path: &Path) -> Result<Login, Failure> {
         }
     };
     serde_json::from_slice(&text).map_err(|error| {
-        Failure::new(
-            format!("understand the login in {}", path.display()),
-            next,
-        )
-        .because(error)
-        .exit(Exit::Login)
+        Failure::new(format!("understand the login in {}", path.display()), next)
+            .because(error)
+            .exit(Exit::Login)
     })
 }
 
@@ -162,7 +159,8 @@ impl Issued {
 /// Reads a password: one line of standard input, or a prompt without echo.
 pub fn password(from_stdin: bool) -> Result<SecretString, Failure> {
     use std::io::{BufRead, IsTerminal};
-    let next = "Give it on standard input: `kah login ADDRESS --user NAME --password-stdin < FILE`.";
+    let next =
+        "Give it on standard input: `kah login ADDRESS --user NAME --password-stdin < FILE`.";
     if from_stdin {
         let mut line = String::new();
         std::io::stdin()
@@ -176,7 +174,10 @@ pub fn password(from_stdin: bool) -> Result<SecretString, Failure> {
         return Ok(password.into());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new("There is no terminal to ask for a password.", next));
+        return Err(Failure::new(
+            "There is no terminal to ask for a password.",
+            next,
+        ));
     }
     rpassword::prompt_password("Password: ")
         .map(SecretString::from)

@@ -22,7 +22,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Before anything can speak TLS. It only fails where a provider is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(run(arguments.command)),
         Err(error) => Err(Failure::new(

@@ -73,7 +73,10 @@ async fn serve(fleet: &mut fleet::Fleet, options: &Up) -> Result<(), Failure> {
     };
     let not_ready = |_| {
         Failure::new(
-            format!("Not every ks-apiserver was ready within {} s.", READY_WITHIN.as_secs()),
+            format!(
+                "Not every ks-apiserver was ready within {} s.",
+                READY_WITHIN.as_secs()
+            ),
             "Look at their logs with kubectl and the kubeconfigs in the data folder.",
         )
     };

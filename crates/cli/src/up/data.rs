@@ -20,7 +20,10 @@ pub struct DataDir {
 }
 
 /// The folder that was named, else one in the user's data folder.
-pub fn path(named: Option<&Path>, environment: impl Fn(&str) -> Option<String>) -> Result<PathBuf, Failure> {
+pub fn path(
+    named: Option<&Path>,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<PathBuf, Failure> {
     let get = |name: &str| environment(name).filter(|value| !value.is_empty());
     let folder = match (named, get("XDG_DATA_HOME"), get("HOME")) {
         (Some(folder), _, _) => folder.to_owned(),
@@ -35,7 +38,11 @@ pub fn path(named: Option<&Path>, environment: impl Fn(&str) -> Option<String>) 
     };
     // Kubeconfig paths are printed, and must be good from any folder.
     std::path::absolute(&folder).map_err(|error| {
-        Failure::new(format!("find {}", folder.display()), "Name another folder with --data-dir.").because(error)
+        Failure::new(
+            format!("find {}", folder.display()),
+            "Name another folder with --data-dir.",
+        )
+        .because(error)
     })
 }
 
@@ -45,8 +52,11 @@ impl DataDir {
         use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
         let shown = path.display().to_string();
         let failed = |error: std::io::Error| {
-            Failure::new(format!("open the data folder {shown}"), "Name another folder with --data-dir.")
-                .because(error)
+            Failure::new(
+                format!("open the data folder {shown}"),
+                "Name another folder with --data-dir.",
+            )
+            .because(error)
         };
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -83,8 +93,11 @@ impl DataDir {
     /// Writes a file that only its owner can read.
     pub fn write(&self, path: &Path, text: &str) -> Result<(), Failure> {
         write_private(path, text.as_bytes()).map_err(|error| {
-            Failure::new(format!("write {}", path.display()), "Check the space and rights of that folder.")
-                .because(error)
+            Failure::new(
+                format!("write {}", path.display()),
+                "Check the space and rights of that folder.",
+            )
+            .because(error)
         })
     }
 
@@ -121,11 +134,16 @@ impl DataDir {
 
     /// Members that an earlier start made and that are numbered above `members`.
     pub fn left_out(&self, members: u16) -> Vec<String> {
-        let entries = std::fs::read_dir(self.path.join("clusters")).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(self.path.join("clusters"))
+            .into_iter()
+            .flatten()
+            .flatten();
         let mut names: Vec<String> = entries
             .filter_map(|entry| entry.file_name().into_string().ok())
             .filter(|name| {
-                let number = name.strip_prefix("member-").and_then(|number| number.parse::<u16>().ok());
+                let number = name
+                    .strip_prefix("member-")
+                    .and_then(|number| number.parse::<u16>().ok());
                 number.is_some_and(|number| number > members)
             })
             .collect();
@@ -148,7 +166,10 @@ fn fresh_password() -> String {
     loop {
         let text = random_text(16);
         let has = |kind: fn(&char) -> bool| text.chars().any(|letter| kind(&letter));
-        if has(char::is_ascii_lowercase) && has(char::is_ascii_uppercase) && has(char::is_ascii_digit) {
+        if has(char::is_ascii_lowercase)
+            && has(char::is_ascii_uppercase)
+            && has(char::is_ascii_digit)
+        {
             return text;
         }
     }
@@ -163,7 +184,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data");
         let first = DataDir::open(path.clone()).unwrap();
-        let refused = DataDir::open(path.clone()).err().map(|error| error.to_string());
+        let refused = DataDir::open(path.clone())
+            .err()
+            .map(|error| error.to_string());
         assert!(refused.unwrap().contains("in use by another"));
         drop(first);
         assert!(DataDir::open(path).is_ok());
@@ -177,7 +200,10 @@ mod tests {
         let password = data.password().unwrap();
         assert_eq!(data.password().unwrap(), password);
         assert!(password.len() == 16 && password.chars().any(|c| c.is_ascii_digit()));
-        let mode = std::fs::metadata(data.password_file()).unwrap().permissions().mode();
+        let mode = std::fs::metadata(data.password_file())
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 

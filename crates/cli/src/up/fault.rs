@@ -44,10 +44,16 @@ impl FromStr for Fault {
 /// Refuses faults of members that will not exist.
 pub fn check(faults: &[Fault], members: u16) -> Result<(), Failure> {
     for fault in faults {
-        let number = fault.member.strip_prefix("member-").and_then(|number| number.parse::<u16>().ok());
+        let number = fault
+            .member
+            .strip_prefix("member-")
+            .and_then(|number| number.parse::<u16>().ok());
         if number.is_none_or(|number| number == 0 || number > members) {
             return Err(Failure::new(
-                format!("There is no {} to break among {members} members.", fault.member),
+                format!(
+                    "There is no {} to break among {members} members.",
+                    fault.member
+                ),
                 "Members are called member-1, member-2 and so on; --members says how many there are.",
             ));
         }
@@ -62,7 +68,10 @@ mod tests {
     #[test]
     fn faults_are_read_and_checked() {
         let fault: Fault = "member-2=token-cache".parse().unwrap();
-        assert_eq!((fault.member.as_str(), fault.kind), ("member-2", Kind::TokenCache));
+        assert_eq!(
+            (fault.member.as_str(), fault.kind),
+            ("member-2", Kind::TokenCache)
+        );
         assert!("member-2".parse::<Fault>().is_err());
         assert!("member-2=rust".parse::<Fault>().is_err());
         assert!(check(std::slice::from_ref(&fault), 2).is_ok());

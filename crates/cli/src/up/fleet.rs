@@ -10,7 +10,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kah_api::seed::{self, Role, Seed};
 use kah_localkube::node::Program;
 use kah_localkube::{Cluster, Options};
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+};
 use serde_json::{Value, json};
 
 use super::data::{DataDir, random_text};
@@ -61,11 +63,17 @@ impl Fleet {
             password_hash: hash(password.clone()).await?,
         };
         // The host first: a member that is new gets the secret that the host has now.
-        let host = plan.start(HOST, Role::Host, &random_text(32), Some(address.port())).await?;
+        let host = plan
+            .start(HOST, Role::Host, &random_text(32), Some(address.port()))
+            .await?;
         let secret = jwt_secret(&host.cluster).await?;
-        let names: Vec<String> = (1..=members).map(|number| format!("member-{number}")).collect();
+        let names: Vec<String> = (1..=members)
+            .map(|number| format!("member-{number}"))
+            .collect();
         let started = futures::future::join_all(
-            names.iter().map(|name| plan.start(name, Role::Member, &secret, None)),
+            names
+                .iter()
+                .map(|name| plan.start(name, Role::Member, &secret, None)),
         )
         .await;
         let mut fleet = Fleet {
@@ -101,7 +109,10 @@ impl Fleet {
     async fn join(&self, data: &DataDir) -> Result<(), Failure> {
         let mut ports = data.ports();
         for running in &self.clusters {
-            data.write(&running.place.kubeconfig, running.cluster.admin_kubeconfig())?;
+            data.write(
+                &running.place.kubeconfig,
+                running.cluster.admin_kubeconfig(),
+            )?;
             ports.insert(running.place.name.clone(), running.cluster.address().port());
         }
         data.keep_ports(&ports)?;
@@ -121,7 +132,9 @@ impl Fleet {
         }));
         let joined = futures::future::join_all(objects.map(|object| join_cluster(&client, object)));
         let images = futures::future::join_all(
-            self.clusters.iter().map(|running| adjust_image(running.cluster.client())),
+            self.clusters
+                .iter()
+                .map(|running| adjust_image(running.cluster.client())),
         );
         let (adjusted, joined, images) = tokio::join!(adjusted, joined, images);
         adjusted?;
@@ -145,21 +158,25 @@ impl Fleet {
             .get(seed::CONFIG)
             .await
             .map_err(|error| failed("read the configuration").because(error))?;
-        let text = map.data.get_or_insert_default().entry("kubesphere.yaml".into()).or_default();
-        let (path, value, said) = match fault.kind {
+        let text = map
+            .data
+            .get_or_insert_default()
+            .entry("kubesphere.yaml".into())
+            .or_default();
+        let (key, value, said) = match fault.kind {
             Kind::TokenCache => (
-                ["authentication", "oauthOptions", "accessTokenMaxAge"].as_slice(),
+                "accessTokenMaxAge",
                 "2h".to_owned(),
                 "accessTokenMaxAge is 2h, so it looks every token up in its own cache",
             ),
             Kind::JwtSecret => (
-                ["authentication", "jwtSecret"].as_slice(),
+                "jwtSecret",
                 random_text(32),
                 "jwtSecret is another one than the host's",
             ),
         };
-        *text = kah_api::config::edit::set(text, path, &value)
-            .map_err(|error| failed("edit the configuration").because(error))?;
+        *text = set_line(text, key, &value)
+            .ok_or_else(|| failed(&format!("find {key} in the configuration")))?;
         maps.replace(seed::CONFIG, &PostParams::default(), &map)
             .await
             .map_err(|error| failed("write the configuration").because(error))?;
@@ -173,13 +190,20 @@ impl Fleet {
 
     /// Ends when every ks-apiserver runs as its Deployment says, and the address answers.
     pub async fn ready(&self) {
-        let deployments = self.clusters.iter().map(|running| rolled_out(running.cluster.client()));
+        let deployments = self
+            .clusters
+            .iter()
+            .map(|running| rolled_out(running.cluster.client()));
         futures::future::join_all(deployments).await;
         // The node port follows the endpoints a moment later.
         let Ok(hub) = crate::hub::Hub::new(&self.address(), None) else {
             return;
         };
-        while !hub.get("/healthz").await.is_ok_and(|answer| answer.status.is_success()) {
+        while !hub
+            .get("/healthz")
+            .await
+            .is_ok_and(|answer| answer.status.is_success())
+        {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
@@ -206,8 +230,34 @@ impl Fleet {
 
     /// Stops all clusters and their Pods.
     pub async fn stop(self) {
-        futures::future::join_all(self.clusters.into_iter().map(|running| running.cluster.stop())).await;
+        futures::future::join_all(
+            self.clusters
+                .into_iter()
+                .map(|running| running.cluster.stop()),
+        )
+        .await;
     }
+}
+
+/// The text with another value on the first line that sets `key`; everything else stays as it is.
+fn set_line(text: &str, key: &str, value: &str) -> Option<String> {
+    let sets = |line: &str| {
+        let rest = line.trim_start().strip_prefix(key)?;
+        rest.starts_with(':')
+            .then(|| line.len() - line.trim_start().len())
+    };
+    let mut done = false;
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| match sets(line) {
+            Some(indent) if !done => {
+                done = true;
+                format!("{:indent$}{key}: {value}", "")
+            }
+            _ => line.to_owned(),
+        })
+        .collect();
+    done.then(|| format!("{}\n", lines.join("\n")))
 }
 
 /// What all clusters of one start have in common.
@@ -291,15 +341,20 @@ async fn hash(password: String) -> Result<String, Failure> {
 
 /// The secret that the host signs tokens with now.
 async fn jwt_secret(host: &Cluster) -> Result<String, Failure> {
-    let next = "Correct ConfigMap kubesphere-config of the host, or start anew with another --data-dir.";
+    let next =
+        "Correct ConfigMap kubesphere-config of the host, or start anew with another --data-dir.";
     let maps: Api<ConfigMap> = Api::namespaced(host.client(), seed::NAMESPACE);
     let map = maps
         .get(seed::CONFIG)
         .await
         .map_err(|error| Failure::new("read the host's configuration", next).because(error))?;
-    let text = map.data.and_then(|mut data| data.remove("kubesphere.yaml")).unwrap_or_default();
-    let value: Value = serde_saphyr::from_str(&text)
-        .map_err(|error| Failure::new("understand the host's configuration", next).because(error.to_string()))?;
+    let text = map
+        .data
+        .and_then(|mut data| data.remove("kubesphere.yaml"))
+        .unwrap_or_default();
+    let value: Value = serde_saphyr::from_str(&text).map_err(|error| {
+        Failure::new("understand the host's configuration", next).because(error.to_string())
+    })?;
     value
         .pointer("/authentication/jwtSecret")
         .and_then(Value::as_str)
@@ -319,7 +374,10 @@ async fn adjust_host(client: &kube::Client, node_port: u16) -> Result<(), Failur
     };
     let service = services.get(seed::SERVER).await.map_err(failed)?;
     let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
-    if ports.iter().any(|port| port.node_port == Some(node_port.into())) {
+    if ports
+        .iter()
+        .any(|port| port.node_port == Some(node_port.into()))
+    {
         return Ok(());
     }
     let patch = json!([
@@ -328,7 +386,11 @@ async fn adjust_host(client: &kube::Client, node_port: u16) -> Result<(), Failur
     let patch: json_patch::Patch = serde_json::from_value(patch)
         .map_err(|error| Failure::new("write a patch", "Report this.").because(error))?;
     services
-        .patch(seed::SERVER, &PatchParams::default(), &Patch::Json::<()>(patch))
+        .patch(
+            seed::SERVER,
+            &PatchParams::default(),
+            &Patch::Json::<()>(patch),
+        )
         .await
         .map(drop)
         .map_err(failed)
@@ -351,12 +413,19 @@ async fn adjust_image(client: kube::Client) -> Result<(), Failure> {
     };
     let pod = deployment.spec.and_then(|spec| spec.template.spec);
     let containers = pod.map(|pod| pod.containers).unwrap_or_default();
-    if containers.iter().all(|container| container.image.as_deref() == Some(image.as_str())) {
+    if containers
+        .iter()
+        .all(|container| container.image.as_deref() == Some(image.as_str()))
+    {
         return Ok(());
     }
     let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": seed::SERVER, "image": image}]}}}});
     deployments
-        .patch(seed::SERVER, &PatchParams::default(), &Patch::Strategic(patch))
+        .patch(
+            seed::SERVER,
+            &PatchParams::default(),
+            &Patch::Strategic(patch),
+        )
         .await
         .map(drop)
         .map_err(failed)
@@ -365,9 +434,15 @@ async fn adjust_image(client: kube::Client) -> Result<(), Failure> {
 /// Creates a Cluster object, or gives the one that exists the present kubeconfig and address.
 async fn join_cluster(client: &kube::Client, object: Value) -> Result<(), Failure> {
     let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
-    let clusters: Api<DynamicObject> =
-        Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&kind, "clusters"));
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let clusters: Api<DynamicObject> = Api::all_with(
+        client.clone(),
+        &ApiResource::from_gvk_with_plural(&kind, "clusters"),
+    );
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     let failed = |error: kube::Error| {
         Failure::new(
             format!("join {name} to the host"),
@@ -381,12 +456,18 @@ async fn join_cluster(client: &kube::Client, object: Value) -> Result<(), Failur
             "kubernetesAPIEndpoint": object.pointer("/spec/connection/kubernetesAPIEndpoint"),
         });
         let patch = json!({"spec": {"connection": connection}});
-        let patched = clusters.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        let patched = clusters
+            .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await;
         return patched.map(drop).map_err(failed);
     }
     let object: DynamicObject = serde_json::from_value(object)
         .map_err(|error| Failure::new("write a Cluster object", "Report this.").because(error))?;
-    clusters.create(&PostParams::default(), &object).await.map(drop).map_err(failed)
+    clusters
+        .create(&PostParams::default(), &object)
+        .await
+        .map(drop)
+        .map_err(failed)
 }
 
 /// Ends when Deployment ks-apiserver has all its replicas, new and available.
@@ -403,11 +484,18 @@ async fn rolled_out(client: kube::Client) {
 }
 
 fn is_rolled_out(deployment: &Deployment) -> bool {
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let wanted = deployment
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1);
     let Some(status) = &deployment.status else {
         return false;
     };
     let observed = status.observed_generation >= deployment.metadata.generation;
     let all = |count: Option<i32>| count.unwrap_or(0) == wanted;
-    observed && all(status.updated_replicas) && all(status.available_replicas) && all(status.replicas)
+    observed
+        && all(status.updated_replicas)
+        && all(status.available_replicas)
+        && all(status.replicas)
 }

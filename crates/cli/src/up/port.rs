@@ -18,7 +18,11 @@ pub fn choose(wanted: u16) -> Result<u16, Failure> {
                 std::io::ErrorKind::AddrInUse => format!("Port {wanted} is taken{who}"),
                 _ => format!("Port {wanted} cannot be used"),
             };
-            Err(Failure::new(what, "Choose another with --port; --port 0 takes a free one.").because(error))
+            Err(Failure::new(
+                what,
+                "Choose another with --port; --port 0 takes a free one.",
+            )
+            .because(error))
         }
     }
 }
@@ -29,7 +33,9 @@ pub fn again(before: Option<u16>) -> Option<u16> {
 }
 
 fn listen(port: u16) -> std::io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr()?.port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?
+        .local_addr()?
+        .port())
 }
 
 /// `name (process 123)` of whoever listens on this port, as far as this user may see.
@@ -41,15 +47,19 @@ fn holder(port: u16) -> Option<String> {
     let link = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?.flatten();
     for process in processes {
-        let Some(id) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let Some(id) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
             continue;
         };
         let Ok(files) = fs::read_dir(process.path().join("fd")) else {
             continue;
         };
-        let holds = files
-            .flatten()
-            .any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == link.as_str()));
+        let holds = files.flatten().any(|file| {
+            fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == link.as_str())
+        });
         if holds {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             return Some(format!("{} (process {id})", name.trim()));
@@ -79,8 +89,14 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let text = choose(port).unwrap_err().to_string();
-        assert!(text.starts_with(&format!("Port {port} is taken by ")), "{text}");
-        assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
+        assert!(
+            text.starts_with(&format!("Port {port} is taken by ")),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("process {}", std::process::id())),
+            "{text}"
+        );
         assert!(text.contains("--port 0"), "{text}");
         assert_eq!(again(Some(port)), None);
         drop(listener);

@@ -38,7 +38,9 @@ pub fn print(fleet: &Fleet, format: UpFormat) -> Result<String, Failure> {
         let title = if place == 0 { "Kubeconfigs" } else { "" };
         text.push_str(&format!("{title:<15}{}\n", cluster.kubeconfig.display()));
     }
-    let host = clusters.first().map(|cluster| cluster.kubeconfig.display().to_string());
+    let host = clusters
+        .first()
+        .map(|cluster| cluster.kubeconfig.display().to_string());
     text.push_str(&format!(
         "\nTry next:\n  \
          kubectl --kubeconfig {} get nodes,pods -A\n  \

@@ -21,27 +21,50 @@ fn one_login_reaches_every_cluster() {
         let pod = server_pod(&kubectl);
         assert!(all.contains(&format!("pod/{pod}")), "{all}");
         // ks-apiserver-<replica set>-<id>
-        let parts: Vec<&str> = pod.strip_prefix("ks-apiserver-").unwrap().split('-').collect();
+        let parts: Vec<&str> = pod
+            .strip_prefix("ks-apiserver-")
+            .unwrap()
+            .split('-')
+            .collect();
         assert_eq!(parts.len(), 2, "{pod}");
         ok(&kubectl, &[OURS[0], OURS[1], "logs", &pod]);
-        ok(&kubectl, &["create", "configmap", "mark", &format!("--from-literal=cluster={cluster}")]);
+        ok(
+            &kubectl,
+            &[
+                "create",
+                "configmap",
+                "mark",
+                &format!("--from-literal=cluster={cluster}"),
+            ],
+        );
     }
 
     let token = token(&fleet);
     let found = |path: &str| get(&format!("{address}{path}"), &token).unwrap();
-    for path in ["/kapis/version", "/kapis/clusters/member-1/version", "/clusters/member-1/kapis/version"] {
+    for path in [
+        "/kapis/version",
+        "/kapis/clusters/member-1/version",
+        "/clusters/member-1/kapis/version",
+    ] {
         let answer = found(path);
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         assert!(answer.json()["gitVersion"].is_string(), "{answer:?}");
     }
     for (path, kind) in [
         ("/api/v1/namespaces", "NamespaceList"),
-        ("/apis/clusters/member-1/apps/v1/deployments", "DeploymentList"),
+        (
+            "/apis/clusters/member-1/apps/v1/deployments",
+            "DeploymentList",
+        ),
         ("/clusters/member-1/api/v1/pods", "PodList"),
         ("/api/clusters/member-2/v1/namespaces", "NamespaceList"),
     ] {
         let answer = found(path);
-        assert_eq!((answer.status, answer.json()["kind"].as_str()), (200, Some(kind)), "{path}");
+        assert_eq!(
+            (answer.status, answer.json()["kind"].as_str()),
+            (200, Some(kind)),
+            "{path}"
+        );
     }
     let mark = "/api/v1/namespaces/default/configmaps/mark";
     for (path, cluster) in [
@@ -49,7 +72,10 @@ fn one_login_reaches_every_cluster() {
         (format!("/clusters/host{mark}"), "host"),
         (format!("/clusters/member-1{mark}"), "member-1"),
         (format!("/clusters/member-2{mark}"), "member-2"),
-        ("/api/clusters/member-2/v1/namespaces/default/configmaps/mark".to_owned(), "member-2"),
+        (
+            "/api/clusters/member-2/v1/namespaces/default/configmaps/mark".to_owned(),
+            "member-2",
+        ),
     ] {
         assert_eq!(found(&path).json()["data"]["cluster"], cluster, "{path}");
     }
@@ -66,7 +92,10 @@ fn commands(fleet: &kah_testkit::fleet::Fleet) {
     assert!(none.stderr.contains("kah login"), "{none:?}");
     log_in(fleet);
     assert_eq!(kah(fleet, &["whoami", "-o", "name"]).stdout, "admin\n");
-    assert_eq!(kah(fleet, &["cluster", "list", "-o", "name"]).stdout, "host\nmember-1\nmember-2\n");
+    assert_eq!(
+        kah(fleet, &["cluster", "list", "-o", "name"]).stdout,
+        "host\nmember-1\nmember-2\n"
+    );
     let list = kah(fleet, &["cluster", "list"]);
     assert_eq!(list.code, 0, "{list:?}");
     for line in list.stdout.lines().skip(1) {
@@ -76,7 +105,10 @@ fn commands(fleet: &kah_testkit::fleet::Fleet) {
     assert_eq!(doctor.code, 0, "{doctor:?}");
     let show = kah(fleet, &["cluster", "show", "member-1", "-o", "json"]);
     assert!(show.stdout.contains("kubernetesAPIEndpoint"), "{show:?}");
-    assert!(!show.stdout.contains("kubeconfig\""), "credentials on the screen");
+    assert!(
+        !show.stdout.contains("kubeconfig\""),
+        "credentials on the screen"
+    );
     assert_eq!(kah(fleet, &["cluster", "show", "nobody"]).code, 1);
 
     let file = fleet.folder().join("all.yaml");
@@ -86,7 +118,15 @@ fn commands(fleet: &kah_testkit::fleet::Fleet) {
     for cluster in ["host", "member-1", "member-2"] {
         let mark = ok(
             &kubectl,
-            &["--context", cluster, "get", "configmap", "mark", "-o", "jsonpath={.data.cluster}"],
+            &[
+                "--context",
+                cluster,
+                "get",
+                "configmap",
+                "mark",
+                "-o",
+                "jsonpath={.data.cluster}",
+            ],
         );
         assert_eq!(mark, cluster);
     }
@@ -106,7 +146,13 @@ fn kubectl_works_through_the_host() {
         assert_eq!(ran.stdout.trim(), expected, "{ran:?}");
     }
     let direct = fleet.kubectl("member-1").unwrap();
-    assert_eq!(ok(&direct, &["get", "cm", "applied", "-o", "jsonpath={.data.a}"]), "1");
+    assert_eq!(
+        ok(
+            &direct,
+            &["get", "cm", "applied", "-o", "jsonpath={.data.a}"]
+        ),
+        "1"
+    );
 
     watch(&kubectl, &direct);
     let pod = server_pod(&direct);
@@ -130,7 +176,10 @@ fn lines(guard: &mut Guard) -> std::sync::mpsc::Receiver<String> {
 
 fn watch(through: &kah_testkit::kubectl::Kubectl, direct: &kah_testkit::kubectl::Kubectl) {
     let mut command = through.command();
-    command.args(["get", "configmaps", "--watch", "-o", "name"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .args(["get", "configmaps", "--watch", "-o", "name"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut watching = Guard::spawn(&mut command).unwrap();
     let seen = lines(&mut watching);
     let wait_for = |name: &str| {
@@ -148,15 +197,24 @@ fn watch(through: &kah_testkit::kubectl::Kubectl, direct: &kah_testkit::kubectl:
 
 fn logs(kubectl: &kah_testkit::kubectl::Kubectl, pod: &str, address: &str, token: &str) {
     let mut command = kubectl.command();
-    command.args([OURS[0], OURS[1], "logs", "-f", pod]).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .args([OURS[0], OURS[1], "logs", "-f", pod])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut following = Guard::spawn(&mut command).unwrap();
     let seen = lines(&mut following);
     // What is not there is logged: 404 is above 400.
     let path = "/kapis/followed.example.org/v1/things";
-    until(Duration::from_secs(15), "the followed log shows a request", || {
-        get(&format!("{address}/clusters/member-1{path}"), token).unwrap();
-        seen.try_iter().any(|line| line.contains(path)).then_some(())
-    })
+    until(
+        Duration::from_secs(15),
+        "the followed log shows a request",
+        || {
+            get(&format!("{address}/clusters/member-1{path}"), token).unwrap();
+            seen.try_iter()
+                .any(|line| line.contains(path))
+                .then_some(())
+        },
+    )
     .unwrap();
 }
 
@@ -178,10 +236,16 @@ fn exec(kubectl: &kah_testkit::kubectl::Kubectl, pod: &str) {
     assert_eq!(exec(&["echo", "a", "b"], "").stdout, "a b\n");
     // Confined: what lies outside the Pod's folder does not exist there.
     assert_ne!(exec(&["cat", "/proc/version"], "").code, 0);
-    assert_ne!(exec(&["cat", "../../../../../../../../etc/passwd"], "").code, 0);
+    assert_ne!(
+        exec(&["cat", "../../../../../../../../etc/passwd"], "").code,
+        0
+    );
     // No program of the machine.
     let missing = exec(&["python3", "--version"], "");
-    assert!(missing.code != 0 && missing.stdout.is_empty(), "{missing:?}");
+    assert!(
+        missing.code != 0 && missing.stdout.is_empty(),
+        "{missing:?}"
+    );
     let shell = exec(&["sh", "-c", "exit 7"], "");
     assert_eq!(shell.code, 7, "{shell:?}");
 }

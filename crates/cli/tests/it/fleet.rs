@@ -30,7 +30,13 @@ pub fn token(fleet: &Fleet) -> String {
 pub fn log_in(fleet: &Fleet) {
     let facts = fleet.facts();
     let file = std::fs::File::open(&facts.password_file).unwrap();
-    let mut command = fleet.kah(&["login", &facts.address, "--user", "admin", "--password-stdin"]);
+    let mut command = fleet.kah(&[
+        "login",
+        &facts.address,
+        "--user",
+        "admin",
+        "--password-stdin",
+    ]);
     let ran = finish(command.stdin(file));
     assert_eq!(ran.code, 0, "{ran:?}");
 }

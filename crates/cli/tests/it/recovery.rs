@@ -44,10 +44,38 @@ fn a_restarted_host_ends_its_streams_and_comes_back() {
     let fleet = start(&["--members", "1"]);
     let old = token(&fleet);
     let through = through_host(&fleet, "member-1", &old);
-    let mut watching = hold(&through, &["get", "--raw", "/api/v1/namespaces/default/configmaps?watch=true"]);
+    let mut watching = hold(
+        &through,
+        &[
+            "get",
+            "--raw",
+            "/api/v1/namespaces/default/configmaps?watch=true",
+        ],
+    );
     let host = fleet.kubectl("host").unwrap();
-    ok(&host, &[OURS[0], OURS[1], "rollout", "restart", "deploy", "ks-apiserver"]);
-    ok(&host, &[OURS[0], OURS[1], "rollout", "status", "deploy", "ks-apiserver", "--timeout=60s"]);
+    ok(
+        &host,
+        &[
+            OURS[0],
+            OURS[1],
+            "rollout",
+            "restart",
+            "deploy",
+            "ks-apiserver",
+        ],
+    );
+    ok(
+        &host,
+        &[
+            OURS[0],
+            OURS[1],
+            "rollout",
+            "status",
+            "deploy",
+            "ks-apiserver",
+            "--timeout=60s",
+        ],
+    );
     // The old Pod drains: its stream may last as long as its grace, not longer.
     watching.wait(END_WITHIN + Duration::from_secs(10)).unwrap();
     // Sessions lie in the memory of the process that ended: one logs in again.
@@ -64,13 +92,37 @@ fn a_restarted_member_comes_back_with_the_same_token() {
     let fleet = start(&["--members", "1"]);
     let token = token(&fleet);
     let member = fleet.kubectl("member-1").unwrap();
-    ok(&member, &[OURS[0], OURS[1], "rollout", "restart", "deploy", "ks-apiserver"]);
-    ok(&member, &[OURS[0], OURS[1], "rollout", "status", "deploy", "ks-apiserver", "--timeout=60s"]);
+    ok(
+        &member,
+        &[
+            OURS[0],
+            OURS[1],
+            "rollout",
+            "restart",
+            "deploy",
+            "ks-apiserver",
+        ],
+    );
+    ok(
+        &member,
+        &[
+            OURS[0],
+            OURS[1],
+            "rollout",
+            "status",
+            "deploy",
+            "ks-apiserver",
+            "--timeout=60s",
+        ],
+    );
     back(&fleet, "member-1", &token);
 }
 
 fn back(fleet: &Fleet, cluster: &str, token: &str) {
-    let url = format!("{}/clusters/{cluster}/api/v1/namespaces", fleet.facts().address);
+    let url = format!(
+        "{}/clusters/{cluster}/api/v1/namespaces",
+        fleet.facts().address
+    );
     until(BACK_WITHIN, "the member answers again", || {
         (get(&url, token).ok()?.status == 200).then_some(())
     })
@@ -80,7 +132,11 @@ fn back(fleet: &Fleet, cluster: &str, token: &str) {
 /// A kubectl that goes on until it is ended from the other side.
 fn hold(kubectl: &kah_testkit::kubectl::Kubectl, arguments: &[&str]) -> Guard {
     let mut command = kubectl.command();
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     Guard::spawn(&mut command).unwrap()
 }
 
@@ -90,11 +146,18 @@ fn kill_server(fleet: &Fleet, cluster: &str) {
     let mark = format!("KAH_ROOT={}", folder.display());
     let mut killed = 0;
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+        let Some(id) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
             continue;
         };
         let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        if String::from_utf8_lossy(&environment).split('\0').any(|entry| entry.starts_with(&mark)) {
+        if String::from_utf8_lossy(&environment)
+            .split('\0')
+            .any(|entry| entry.starts_with(&mark))
+        {
             kill_process(Pid::from_raw(id).unwrap(), Signal::KILL).unwrap();
             killed += 1;
         }

@@ -29,7 +29,11 @@ const JWT_SECRET: Fault = Fault {
 fn a_member_that_asks_its_own_cache_is_restored() {
     let fleet = start(&["--members", "2", "--break", "member-2=token-cache"]);
     tell(&fleet, &TOKEN_CACHE);
-    cure(&fleet, &TOKEN_CACHE, "s/accessTokenMaxAge: 2h/accessTokenMaxAge: 0/");
+    cure(
+        &fleet,
+        &TOKEN_CACHE,
+        "s/accessTokenMaxAge: 2h/accessTokenMaxAge: 0/",
+    );
 }
 
 #[test]
@@ -49,7 +53,11 @@ fn a_member_broken_by_hand_is_restored() {
     edit(&fleet, "s/accessTokenMaxAge: 0/accessTokenMaxAge: 2h/");
     restart(&fleet);
     tell(&fleet, &TOKEN_CACHE);
-    cure(&fleet, &TOKEN_CACHE, "s/accessTokenMaxAge: 2h/accessTokenMaxAge: 0s/");
+    cure(
+        &fleet,
+        &TOKEN_CACHE,
+        "s/accessTokenMaxAge: 2h/accessTokenMaxAge: 0s/",
+    );
     // The ConfigMap is also read while ks-apiserver runs.
     edit(&fleet, "s/accessTokenMaxAge: 0s/accessTokenMaxAge: 2h/");
     until(Duration::from_secs(20), "the edit is read live", || {
@@ -59,7 +67,14 @@ fn a_member_broken_by_hand_is_restored() {
 }
 
 fn ask(fleet: &Fleet, token: &str) -> Answer {
-    get(&format!("{}/clusters/member-2/api/v1/namespaces", fleet.facts().address), token).unwrap()
+    get(
+        &format!(
+            "{}/clusters/member-2/api/v1/namespaces",
+            fleet.facts().address
+        ),
+        token,
+    )
+    .unwrap()
 }
 
 /// The refusal to the letter, the three log lines, and what our own commands make of it.
@@ -85,7 +100,12 @@ fn tell(fleet: &Fleet, fault: &Fault) {
     // The healthy member and the host are as before.
     let others = ["/clusters/member-1/api/v1/namespaces", "/api/v1/namespaces"];
     for path in others {
-        assert_eq!(get(&format!("{}{path}", fleet.facts().address), &token).unwrap().status, 200);
+        assert_eq!(
+            get(&format!("{}{path}", fleet.facts().address), &token)
+                .unwrap()
+                .status,
+            200
+        );
     }
 
     let kubectl = fleet.kubectl("member-2").unwrap();
@@ -109,22 +129,43 @@ fn tell(fleet: &Fleet, fault: &Fault) {
         let (head, rest) = line.split_at(30);
         assert_eq!(rest, wanted, "{line}");
         assert!(head.starts_with('E') && head.ends_with(' '), "{line}");
-        assert!(head.get(5..6) == Some(" ") && head.get(14..15) == Some("."), "{line}");
+        assert!(
+            head.get(5..6) == Some(" ") && head.get(14..15) == Some("."),
+            "{line}"
+        );
         assert_eq!(head.get(22..29).map(str::len), Some(7));
-        assert!(head.get(22..29).unwrap().trim_start().parse::<u32>().is_ok(), "{line}");
+        assert!(
+            head.get(22..29)
+                .unwrap()
+                .trim_start()
+                .parse::<u32>()
+                .is_ok(),
+            "{line}"
+        );
     }
 
     log_in(fleet);
     let list = kah(fleet, &["cluster", "list"]);
     assert_eq!(list.code, 0, "{list:?}");
-    let lines: Vec<&str> = list.stdout.lines().filter(|line| line.contains(fault.code)).collect();
+    let lines: Vec<&str> = list
+        .stdout
+        .lines()
+        .filter(|line| line.contains(fault.code))
+        .collect();
     assert_eq!(lines.len(), 1, "{list:?}");
     assert!(lines[0].starts_with("member-2 "), "{list:?}");
     let doctor = kah(fleet, &["doctor"]);
     assert_eq!(doctor.code, 3, "{doctor:?}");
-    let lines: Vec<&str> = doctor.stdout.lines().filter(|line| line.contains(fault.code)).collect();
+    let lines: Vec<&str> = doctor
+        .stdout
+        .lines()
+        .filter(|line| line.contains(fault.code))
+        .collect();
     assert_eq!(lines.len(), 1, "{doctor:?}");
-    assert!(lines[0].starts_with("member-2 ") && lines[0].contains(fault.text), "{doctor:?}");
+    assert!(
+        lines[0].starts_with("member-2 ") && lines[0].contains(fault.text),
+        "{doctor:?}"
+    );
     assert_eq!(kah(fleet, &["doctor", "member-1"]).code, 0);
     let json = kah(fleet, &["doctor", "member-2", "-o", "json"]);
     let found: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
@@ -147,9 +188,11 @@ fn cure(fleet: &Fleet, fault: &Fault, sed: &str) {
     edit(fleet, sed);
     restart(fleet);
     // When the new Pod is ready, the same token opens the member.
-    until(Duration::from_secs(10), "access is back with the same token", || {
-        (ask(fleet, &token).status == 200).then_some(())
-    })
+    until(
+        Duration::from_secs(10),
+        "access is back with the same token",
+        || (ask(fleet, &token).status == 200).then_some(()),
+    )
     .unwrap();
     log_in(fleet);
     let doctor = kah(fleet, &["doctor"]);
@@ -175,15 +218,24 @@ fn edit(fleet: &Fleet, sed: &str) {
         "chmod +x editor && EDITOR={} kubectl -n kubesphere-system edit cm kubesphere-config -o yaml",
         editor.display()
     );
-    let ran = fleet.kubectl("member-2").unwrap().shell(&line, fleet.folder());
+    let ran = fleet
+        .kubectl("member-2")
+        .unwrap()
+        .shell(&line, fleet.folder());
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(!ran.stderr.contains("no changes made"), "{ran:?}");
 }
 
 fn restart(fleet: &Fleet) {
     let kubectl = fleet.kubectl("member-2").unwrap();
-    let ran = kubectl.shell("kubectl -n kubesphere-system rollout restart deploy ks-apiserver", fleet.folder());
-    assert_eq!(ran.stdout, "deployment.apps/ks-apiserver restarted\n", "{ran:?}");
+    let ran = kubectl.shell(
+        "kubectl -n kubesphere-system rollout restart deploy ks-apiserver",
+        fleet.folder(),
+    );
+    assert_eq!(
+        ran.stdout, "deployment.apps/ks-apiserver restarted\n",
+        "{ran:?}"
+    );
     let line = "kubectl -n kubesphere-system rollout status deploy ks-apiserver --timeout=60s";
     let ran = kubectl.shell(line, fleet.folder());
     assert!(ran.stdout.contains("successfully rolled out"), "{ran:?}");
