@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::recorder::{Clock, Recorder};
 
-pub(crate) use error::{Error, unless_gone};
+pub(crate) use error::{Error, code as error_code, unless_gone};
 pub(crate) use feed::{Change, feed};
 pub(crate) use queue::{Key, Queue};
 
