@@ -1,16 +1,22 @@
 //! The built-in kinds, as rows: what is served, with which defaults and validation.
 
 mod access;
+mod check;
 mod core;
+mod cron;
 mod defaults;
 pub(crate) mod fields;
 mod network;
+mod network_rules;
 pub(crate) mod pod_defaults;
+mod pod_rules;
 pub(crate) mod quantity;
 mod row;
+mod rules;
 pub mod service;
 mod system;
 mod workload_defaults;
+mod workload_rules;
 mod workloads;
 
 use serde_json::{Value, json};
@@ -82,3 +88,6 @@ pub fn objects() -> Vec<Value> {
     }
     objects
 }
+
+#[cfg(test)]
+mod tests;

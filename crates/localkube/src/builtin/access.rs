@@ -2,6 +2,7 @@
 
 use super::defaults;
 use super::row::{Group, Row};
+use super::rules;
 use crate::kind::{Kind, NameRule};
 use crate::table;
 
@@ -40,17 +41,21 @@ pub(super) fn reviews() -> Vec<Kind> {
 pub(super) fn roles() -> Vec<Kind> {
     [
         RBAC.cluster("clusterrolebindings", "ClusterRoleBinding")
+            .validate(rules::cluster_role_binding)
             .print(table::system::ROLE_BINDING, table::system::role_binding)
             .defaults(defaults::role_binding)
             .names(NameRule::PathSegment),
         RBAC.cluster("clusterroles", "ClusterRole")
+            .validate(rules::cluster_role)
             .defaults(defaults::role)
             .names(NameRule::PathSegment),
         RBAC.namespaced("rolebindings", "RoleBinding")
+            .validate(rules::role_binding)
             .print(table::system::ROLE_BINDING, table::system::role_binding)
             .defaults(defaults::role_binding)
             .names(NameRule::PathSegment),
         RBAC.namespaced("roles", "Role")
+            .validate(rules::role)
             .defaults(defaults::role)
             .names(NameRule::PathSegment),
     ]

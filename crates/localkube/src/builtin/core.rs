@@ -2,6 +2,7 @@
 
 use super::row::{CONNECT, CREATE, Group, READ_WRITE, STREAM};
 use super::{defaults, pod_defaults, service, workload_defaults};
+use super::{network_rules, pod_rules, rules, workload_rules};
 use crate::kind::{Kind, NameRule};
 use crate::table;
 
@@ -10,13 +11,16 @@ const V1: Group = Group("", "v1");
 pub(super) fn kinds() -> Vec<Kind> {
     [
         V1.namespaced("configmaps", "ConfigMap")
+            .validate(rules::config_map)
             .print(table::core::CONFIG_MAP, table::core::config_map)
             .short(&["cm"]),
         V1.namespaced("endpoints", "Endpoints")
+            .validate(network_rules::endpoints)
             .print(table::core::ENDPOINTS, table::core::endpoints)
             .defaults(defaults::endpoints)
             .short(&["ep"]),
         V1.namespaced("events", "Event")
+            .validate(rules::event)
             .print(table::core::EVENT, table::core::event)
             .defaults(defaults::event)
             .short(&["ev"])
@@ -54,18 +58,21 @@ pub(super) fn kinds() -> Vec<Kind> {
             .sub("proxy", "NodeProxyOptions", CONNECT)
             .select(&[("spec.unschedulable", "false")]),
         V1.namespaced("persistentvolumeclaims", "PersistentVolumeClaim")
+            .validate(rules::claim)
             .print(table::core::CLAIM, table::core::claim)
             .defaults(defaults::claim)
             .created(defaults::claim_created)
             .short(&["pvc"])
             .status(),
         V1.cluster("persistentvolumes", "PersistentVolume")
+            .validate(rules::volume)
             .print(table::core::VOLUME, table::core::volume)
             .defaults(defaults::volume)
             .created(defaults::volume_created)
             .short(&["pv"])
             .status(),
         V1.namespaced("pods", "Pod")
+            .validate(pod_rules::pod)
             .print(table::pods::COLUMNS, table::pods::cells)
             .defaults(pod_defaults::pod)
             .created(pod_defaults::prepare_create)
@@ -96,6 +103,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .defaults(workload_defaults::pod_template)
             .generation(),
         V1.namespaced("replicationcontrollers", "ReplicationController")
+            .validate(workload_rules::replication_controller)
             .print(
                 table::workloads::REPLICA_SET,
                 table::workloads::replication_controller,
@@ -109,12 +117,14 @@ pub(super) fn kinds() -> Vec<Kind> {
             .generation()
             .select(&[("status.replicas", "0")]),
         V1.namespaced("resourcequotas", "ResourceQuota")
+            .validate(rules::quota)
             .print(table::core::QUOTA, table::core::quota)
             .defaults(defaults::resource_quota)
             .created(defaults::empty_status)
             .short(&["quota"])
             .status(),
         V1.namespaced("secrets", "Secret")
+            .validate(rules::secret)
             .print(table::core::SECRET, table::core::secret)
             .defaults(defaults::secret)
             .select(&[("type", "")]),
@@ -123,6 +133,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .short(&["sa"])
             .foreign_sub("token", ("authentication.k8s.io", "v1"), "TokenRequest"),
         V1.namespaced("services", "Service")
+            .validate(network_rules::service)
             .print(table::network::SERVICE, table::network::service)
             .defaults(service::defaults)
             .created(service::prepare_create)

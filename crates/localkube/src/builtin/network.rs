@@ -1,6 +1,7 @@
 //! `networking.k8s.io` and `discovery.k8s.io`.
 
 use super::defaults;
+use super::network_rules;
 use super::row::{Group, Row};
 use crate::kind::Kind;
 use crate::table;
@@ -12,11 +13,13 @@ pub(super) fn kinds() -> Vec<Kind> {
     [
         NETWORKING
             .cluster("ingressclasses", "IngressClass")
+            .validate(network_rules::ingress_class)
             .print(table::network::INGRESS_CLASS, table::network::ingress_class)
             .defaults(defaults::ingress_class)
             .generation(),
         NETWORKING
             .namespaced("ingresses", "Ingress")
+            .validate(network_rules::ingress)
             .print(table::network::INGRESS, table::network::ingress)
             .defaults(defaults::ingress)
             .created(defaults::ingress_created)
@@ -25,6 +28,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .generation(),
         NETWORKING
             .namespaced("networkpolicies", "NetworkPolicy")
+            .validate(network_rules::network_policy)
             .print(
                 table::network::NETWORK_POLICY,
                 table::network::network_policy,
@@ -34,6 +38,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .generation(),
         DISCOVERY
             .namespaced("endpointslices", "EndpointSlice")
+            .validate(network_rules::endpoint_slice)
             .print(
                 table::network::ENDPOINT_SLICE,
                 table::network::endpoint_slice,

@@ -32,12 +32,6 @@ pub(crate) struct Quantity {
 }
 
 impl Quantity {
-    /// Zero, as a sum starts.
-    pub const ZERO: Quantity = Quantity {
-        nano: 0,
-        format: Format::Decimal,
-    };
-
     /// Reads a quantity; `None` if it is none.
     pub fn parse(text: &str) -> Option<Quantity> {
         let (negative, rest) = match text.as_bytes().first()? {
@@ -96,11 +90,6 @@ impl Quantity {
         self.nano.cmp(&other.nano)
     }
 
-    /// Whole thousandths, rounded up.
-    pub fn milli(self) -> i128 {
-        (self.nano + 999_999).div_euclid(1_000_000)
-    }
-
     /// The canonical text.
     pub fn canonical(self) -> String {
         let binary = self.format == Format::Binary
@@ -131,21 +120,6 @@ impl Quantity {
         match self.format {
             Format::Exponent if power != 0 => format!("{value}e{power}"),
             _ => format!("{value}{suffix}"),
-        }
-    }
-}
-
-impl std::ops::Add for Quantity {
-    type Output = Quantity;
-
-    fn add(self, other: Quantity) -> Quantity {
-        Quantity {
-            nano: self.nano.saturating_add(other.nano),
-            format: if self.is_zero() {
-                other.format
-            } else {
-                self.format
-            },
         }
     }
 }

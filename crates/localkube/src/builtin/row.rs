@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::kind::{Column, Columns, Kind, NameRule, Scale, Strategy, Subresource};
+use crate::status::FieldError;
 
 const ALL: &[&str] = &[
     "create",
@@ -166,6 +167,12 @@ impl Row {
     /// What an update keeps or recounts.
     pub fn updated(mut self, prepare: fn(&mut Value, &Value)) -> Self {
         self.0.strategy.prepare_update = prepare;
+        self
+    }
+
+    /// Rules, with the old object on update.
+    pub fn validate(mut self, validate: fn(&Value, Option<&Value>) -> Vec<FieldError>) -> Self {
+        self.0.strategy.validate = validate;
         self
     }
 

@@ -3,6 +3,7 @@
 
 use super::defaults;
 use super::row::{Group, Row};
+use super::rules;
 use crate::kind::Kind;
 use crate::table;
 
@@ -23,11 +24,13 @@ pub(super) fn kinds() -> Vec<Kind> {
             .print(table::system::CSI_NODE, table::system::csi_node),
         STORAGE
             .cluster("storageclasses", "StorageClass")
+            .validate(rules::storage_class)
             .print(table::system::STORAGE_CLASS, table::system::storage_class)
             .defaults(defaults::storage_class)
             .short(&["sc"]),
         STORAGE
             .cluster("volumeattachments", "VolumeAttachment")
+            .validate(rules::volume_attachment)
             .print(
                 table::system::VOLUME_ATTACHMENT,
                 table::system::volume_attachment,
@@ -45,15 +48,18 @@ pub(super) fn kinds() -> Vec<Kind> {
             .generation(),
         SCHEDULING
             .cluster("priorityclasses", "PriorityClass")
+            .validate(rules::priority_class)
             .print(table::system::PRIORITY_CLASS, table::system::priority_class)
             .defaults(defaults::priority_class)
             .short(&["pc"])
             .generation(),
         COORDINATION
             .namespaced("leases", "Lease")
+            .validate(rules::lease)
             .print(table::system::LEASE, table::system::lease)
             .defaults(defaults::lease),
         NODE.cluster("runtimeclasses", "RuntimeClass")
+            .validate(rules::runtime_class)
             .print(table::system::RUNTIME_CLASS, table::system::runtime_class),
     ]
     .into_iter()

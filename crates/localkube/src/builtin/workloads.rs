@@ -2,6 +2,7 @@
 
 use super::row::{Group, Row};
 use super::workload_defaults;
+use super::workload_rules;
 use crate::kind::Kind;
 use crate::table;
 
@@ -14,11 +15,13 @@ const POLICY: Group = Group("policy", "v1");
 pub(super) fn apps() -> Vec<Kind> {
     [
         APPS.namespaced("controllerrevisions", "ControllerRevision")
+            .validate(workload_rules::controller_revision)
             .print(
                 table::workloads::CONTROLLER_REVISION,
                 table::workloads::controller_revision,
             ),
         APPS.namespaced("daemonsets", "DaemonSet")
+            .validate(workload_rules::daemon_set)
             .print(table::workloads::DAEMON_SET, table::workloads::daemon_set)
             .defaults(workload_defaults::daemon_set)
             .created(workload_defaults::daemon_set_created)
@@ -28,6 +31,7 @@ pub(super) fn apps() -> Vec<Kind> {
             .status()
             .generation(),
         APPS.namespaced("deployments", "Deployment")
+            .validate(workload_rules::deployment)
             .print(table::workloads::DEPLOYMENT, table::workloads::deployment)
             .defaults(workload_defaults::deployment)
             .created(workload_defaults::deployment_created)
@@ -37,6 +41,7 @@ pub(super) fn apps() -> Vec<Kind> {
             .scale()
             .generation(),
         APPS.namespaced("replicasets", "ReplicaSet")
+            .validate(workload_rules::replica_set)
             .print(table::workloads::REPLICA_SET, table::workloads::replica_set)
             .defaults(workload_defaults::replica_set)
             .created(workload_defaults::replicas_created)
@@ -47,6 +52,7 @@ pub(super) fn apps() -> Vec<Kind> {
             .generation()
             .select(&[("status.replicas", "0")]),
         APPS.namespaced("statefulsets", "StatefulSet")
+            .validate(workload_rules::stateful_set)
             .print(
                 table::workloads::STATEFUL_SET,
                 table::workloads::stateful_set,
@@ -69,6 +75,7 @@ pub(super) fn others() -> Vec<Kind> {
     [
         AUTOSCALING
             .namespaced("horizontalpodautoscalers", "HorizontalPodAutoscaler")
+            .validate(workload_rules::autoscaler)
             .print(table::workloads::AUTOSCALER, table::workloads::autoscaler)
             .defaults(workload_defaults::autoscaler)
             .created(workload_defaults::autoscaler_created)
@@ -77,6 +84,7 @@ pub(super) fn others() -> Vec<Kind> {
             .status(),
         BATCH
             .namespaced("cronjobs", "CronJob")
+            .validate(workload_rules::cron_job)
             .print(table::workloads::CRON_JOB, table::workloads::cron_job)
             .defaults(workload_defaults::cron_job)
             .created(workload_defaults::deployment_created)
@@ -86,6 +94,7 @@ pub(super) fn others() -> Vec<Kind> {
             .generation(),
         BATCH
             .namespaced("jobs", "Job")
+            .validate(workload_rules::job)
             .print(table::workloads::JOB, table::workloads::job)
             .defaults(workload_defaults::job)
             .created(workload_defaults::job_created)
@@ -94,6 +103,7 @@ pub(super) fn others() -> Vec<Kind> {
             .generation(),
         POLICY
             .namespaced("poddisruptionbudgets", "PodDisruptionBudget")
+            .validate(workload_rules::disruption_budget)
             .print(
                 table::workloads::DISRUPTION_BUDGET,
                 table::workloads::disruption_budget,
