@@ -1,4 +1,7 @@
-//! A fleet as a person runs it: the program `kah up` in a process of its own, asked over HTTP and kubectl.
+//! Fleets for black-box tests, asked over HTTP and kubectl: `kah up` in a process of its own, or the same host and
+//! members on real control planes.
+
+mod real;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -49,7 +52,9 @@ impl Guard {
     /// # Errors
     /// The program cannot be started.
     pub fn spawn(command: &mut Command) -> Result<Self> {
-        let child = command.spawn().with_context(|| format!("start {command:?}"))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("start {command:?}"))?;
         Ok(Guard { child })
     }
 
@@ -96,13 +101,18 @@ impl Drop for Guard {
     }
 }
 
-/// `kah up` in a process of its own, on ports that the system chooses.
+/// A host and its members, on ports that the system chooses.
 pub struct Fleet {
     program: PathBuf,
-    process: Guard,
+    plane: Plane,
     facts: Facts,
-    // After the process: it writes there until it has ended.
+    // After the plane: it writes there until it has ended.
     folder: TempDir,
+}
+
+enum Plane {
+    Local(Guard),
+    Real(#[expect(dead_code, reason = "held for its drop")] Box<real::RealFleet>),
 }
 
 impl Fleet {
@@ -115,7 +125,22 @@ impl Fleet {
         let (process, facts) = up(program, folder.path(), arguments)?;
         Ok(Fleet {
             program: program.to_owned(),
-            process,
+            plane: Plane::Local(process),
+            facts,
+            folder,
+        })
+    }
+
+    /// The same host and members on real control planes, made of the programs in `assets`.
+    ///
+    /// # Errors
+    /// Whatever does not start.
+    pub fn start_real(assets: &Path, program: &Path, members: usize) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("fleet-").tempdir()?;
+        let (fleet, facts) = real::RealFleet::start(assets, program, folder.path(), members)?;
+        Ok(Fleet {
+            program: program.to_owned(),
+            plane: Plane::Real(Box::new(fleet)),
             facts,
             folder,
         })
@@ -124,12 +149,13 @@ impl Fleet {
     /// Ends it as `signal` does, and starts it again on the same data.
     ///
     /// # Errors
-    /// It does not end within 20 s or does not become ready again.
+    /// It does not end within 20 s, does not become ready again, or is no `kah up`.
     pub fn restart(&mut self, signal: Signal, arguments: &[&str]) -> Result<()> {
-        self.process.signal(signal);
-        self.process.wait(Duration::from_secs(20))?;
+        let process = self.process()?;
+        process.signal(signal);
+        process.wait(Duration::from_secs(20))?;
         let (process, facts) = up(&self.program, self.folder.path(), arguments)?;
-        self.process = process;
+        self.plane = Plane::Local(process);
         self.facts = facts;
         Ok(())
     }
@@ -139,9 +165,15 @@ impl Fleet {
         &self.facts
     }
 
-    /// The running program.
-    pub fn process(&mut self) -> &mut Guard {
-        &mut self.process
+    /// The running `kah up`.
+    ///
+    /// # Errors
+    /// This fleet is none.
+    pub fn process(&mut self) -> Result<&mut Guard> {
+        match &mut self.plane {
+            Plane::Local(process) => Ok(process),
+            Plane::Real(_) => bail!("control planes of their own have no `kah up`"),
+        }
     }
 
     /// A folder for the test's own files.
@@ -159,8 +191,16 @@ impl Fleet {
     /// # Errors
     /// There is no such cluster, or no kubectl.
     pub fn kubectl(&self, cluster: &str) -> Result<Kubectl> {
-        let found = self.facts.clusters.iter().find(|facts| facts.name == cluster);
-        Kubectl::new(&found.with_context(|| format!("find cluster {cluster}"))?.kubeconfig)
+        let found = self
+            .facts
+            .clusters
+            .iter()
+            .find(|facts| facts.name == cluster);
+        Kubectl::new(
+            &found
+                .with_context(|| format!("find cluster {cluster}"))?
+                .kubeconfig,
+        )
     }
 
     /// The initial password.
@@ -168,7 +208,9 @@ impl Fleet {
     /// # Errors
     /// Its file cannot be read.
     pub fn password(&self) -> Result<String> {
-        Ok(std::fs::read_to_string(&self.facts.password_file)?.trim().to_owned())
+        Ok(std::fs::read_to_string(&self.facts.password_file)?
+            .trim()
+            .to_owned())
     }
 
     /// The program with these arguments, its login kept in this fleet's folder.
@@ -195,7 +237,11 @@ fn up(program: &Path, folder: &Path, arguments: &[&str]) -> Result<(Guard, Facts
         .stdout(Stdio::piped())
         .stderr(std::fs::File::create(&errors)?);
     let mut process = Guard::spawn(&mut command)?;
-    let stdout = process.child().stdout.take().context("no standard output")?;
+    let stdout = process
+        .child()
+        .stdout
+        .take()
+        .context("no standard output")?;
     let (sender, receiver) = mpsc::channel();
     // Ends with the process: its standard output is closed then.
     std::thread::spawn(move || {

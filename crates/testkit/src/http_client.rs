@@ -23,7 +23,10 @@ pub struct Answer {
 impl Answer {
     /// One header, empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("")
     }
 
     /// The body as JSON, null if it is none.
@@ -42,7 +45,9 @@ pub fn send(method: Method, url: &str, headers: &[(&str, &str)], body: &str) -> 
         request = request.header(*name, *value);
     }
     let request = request.body(Full::new(Bytes::from(body.to_owned())))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
         let exchange = async {
@@ -66,7 +71,12 @@ pub fn send(method: Method, url: &str, headers: &[(&str, &str)], body: &str) -> 
 /// # Errors
 /// No answer.
 pub fn get(url: &str, token: &str) -> Result<Answer> {
-    send(Method::GET, url, &[("authorization", &format!("Bearer {token}"))], "")
+    send(
+        Method::GET,
+        url,
+        &[("authorization", &format!("Bearer {token}"))],
+        "",
+    )
 }
 
 /// The password grant, with the client that `kubesphere.yaml` names.
@@ -85,5 +95,7 @@ pub fn token(address: &str, user: &str, password: &str) -> Result<String> {
     )?;
     let value = answer.json();
     let token = value.get("access_token").and_then(|token| token.as_str());
-    Ok(token.with_context(|| format!("no token in {} {}", answer.status, answer.body))?.to_owned())
+    Ok(token
+        .with_context(|| format!("no token in {} {}", answer.status, answer.body))?
+        .to_owned())
 }

@@ -3,8 +3,8 @@
 pub mod fleet;
 pub mod http_client;
 pub mod kubectl;
-pub mod member;
 pub mod kubelet;
+pub mod member;
 pub mod original;
 pub mod plane;
 

@@ -4,14 +4,25 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
-use kah_testkit::fleet::{Guard, until};
+use kah_testkit::fleet::{Fleet, Guard, until};
 use kah_testkit::http_client::get;
 
-use crate::fleet::{OURS, kah, log_in, ok, server_pod, start, through_host, token};
+use crate::fleet::{OURS, kah, log_in, ok, server_pod, start, start_real, through_host, token};
 
 #[test]
 fn one_login_reaches_every_cluster() {
-    let fleet = start(&["--members", "2"]);
+    reach(&start(&["--members", "2"]));
+}
+
+#[test]
+fn one_login_reaches_every_real_control_plane() {
+    if let Some(fleet) = start_real(2) {
+        reach(&fleet);
+        through(&fleet);
+    }
+}
+
+fn reach(fleet: &Fleet) {
     let address = fleet.facts().address.clone();
 
     for cluster in ["host", "member-1", "member-2"] {
@@ -39,7 +50,7 @@ fn one_login_reaches_every_cluster() {
         );
     }
 
-    let token = token(&fleet);
+    let token = token(fleet);
     let found = |path: &str| get(&format!("{address}{path}"), &token).unwrap();
     for path in [
         "/kapis/version",
@@ -82,11 +93,11 @@ fn one_login_reaches_every_cluster() {
     let stranger = get(&format!("{address}/clusters/member-1{mark}"), "not-a-token").unwrap();
     assert_eq!(stranger.status, 401);
 
-    commands(&fleet);
+    commands(fleet);
 }
 
 /// `kah` commands where all is well.
-fn commands(fleet: &kah_testkit::fleet::Fleet) {
+fn commands(fleet: &Fleet) {
     let none = kah(fleet, &["whoami"]);
     assert_eq!(none.code, 4, "{none:?}");
     assert!(none.stderr.contains("kah login"), "{none:?}");
@@ -136,9 +147,12 @@ fn commands(fleet: &kah_testkit::fleet::Fleet) {
 
 #[test]
 fn kubectl_works_through_the_host() {
-    let fleet = start(&["--members", "1"]);
-    let token = token(&fleet);
-    let kubectl = through_host(&fleet, "member-1", &token);
+    through(&start(&["--members", "1"]));
+}
+
+fn through(fleet: &Fleet) {
+    let token = token(fleet);
+    let kubectl = through_host(fleet, "member-1", &token);
 
     let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: applied}\ndata: {a: \"1\"}\n";
     for expected in ["configmap/applied created", "configmap/applied unchanged"] {

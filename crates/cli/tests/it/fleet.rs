@@ -20,6 +20,15 @@ pub fn start(arguments: &[&str]) -> Fleet {
     Fleet::start(program(), arguments).unwrap()
 }
 
+/// The same on real control planes, where this machine has one.
+pub fn start_real(members: usize) -> Option<Fleet> {
+    let Some(assets) = kah_testkit::plane::assets() else {
+        println!("no real control plane: KUBEBUILDER_ASSETS is not set");
+        return None;
+    };
+    Some(Fleet::start_real(&assets, program(), members).unwrap())
+}
+
 /// A token of admin.
 pub fn token(fleet: &Fleet) -> String {
     let facts = fleet.facts();

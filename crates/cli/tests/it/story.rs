@@ -5,7 +5,7 @@ use std::time::Duration;
 use kah_testkit::fleet::{Fleet, until};
 use kah_testkit::http_client::{Answer, get};
 
-use crate::fleet::{OURS, kah, log_in, ok, server_pod, start, token};
+use crate::fleet::{OURS, kah, log_in, ok, server_pod, start, start_real, token};
 
 /// One of the two classic faults.
 struct Fault {
@@ -64,6 +64,33 @@ fn a_member_broken_by_hand_is_restored() {
         (ask(&fleet, &token).status == 401).then_some(())
     })
     .unwrap();
+}
+
+#[test]
+fn both_faults_are_restored_on_a_real_control_plane() {
+    let Some(fleet) = start_real(2) else { return };
+    let token = token(&fleet);
+    assert_eq!(ask(&fleet, &token).status, 200);
+    edit(&fleet, "s/accessTokenMaxAge: 0/accessTokenMaxAge: 2h/");
+    restart(&fleet);
+    tell(&fleet, &TOKEN_CACHE);
+    cure(
+        &fleet,
+        &TOKEN_CACHE,
+        "s/accessTokenMaxAge: 2h/accessTokenMaxAge: 0/",
+    );
+    let secret = grep(&fleet, "member-2", "\"apiVersion\"", "jwtSecret");
+    edit(
+        &fleet,
+        "s/jwtSecret: .*/jwtSecret: \"another one than that of the host\"/",
+    );
+    restart(&fleet);
+    tell(&fleet, &JWT_SECRET);
+    cure(
+        &fleet,
+        &JWT_SECRET,
+        &format!("s/jwtSecret: .*/{}/", secret.trim()),
+    );
 }
 
 fn ask(fleet: &Fleet, token: &str) -> Answer {

@@ -91,8 +91,12 @@ fn a_second_start_finds_the_same_data() {
     );
     assert_eq!(get(&url, &crate::fleet::token(&fleet)).unwrap().status, 200);
 
-    fleet.process().signal(Signal::TERM);
-    let status = fleet.process().wait(Duration::from_secs(15)).unwrap();
+    fleet.process().unwrap().signal(Signal::TERM);
+    let status = fleet
+        .process()
+        .unwrap()
+        .wait(Duration::from_secs(15))
+        .unwrap();
     assert_eq!(status.code(), Some(0));
 }
 
