@@ -1,5 +1,10 @@
 //! The REST API of a cluster, as one tower service.
 
+mod answer;
+mod body;
+mod metadata;
+mod path;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
