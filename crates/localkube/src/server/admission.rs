@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::builtin;
+use crate::builtin::service;
 use crate::identity::User;
 use crate::kind::Kind;
 use crate::registry::DEFINITIONS;
@@ -142,7 +142,7 @@ impl Api {
                     || metadata::text(other, "namespace") != namespace
             })
             .collect();
-        let proposed = builtin::cluster_ip(namespace, &name, 0);
+        let proposed = service::cluster_ip(namespace, &name, 0);
         let address = |object: &Value| {
             object
                 .pointer("/spec/clusterIP")
@@ -152,7 +152,7 @@ impl Api {
         };
         if address(object) == proposed {
             let free = (0..ATTEMPTS)
-                .map(|attempt| builtin::cluster_ip(namespace, &name, attempt))
+                .map(|attempt| service::cluster_ip(namespace, &name, attempt))
                 .find(|candidate| others.iter().all(|other| address(other) != *candidate));
             if let Some(free) = free {
                 object["spec"]["clusterIP"] = free.clone().into();
@@ -172,15 +172,15 @@ impl Api {
             let Some(given) = port.get("nodePort").and_then(Value::as_i64) else {
                 continue;
             };
-            let label = port
-                .get("name")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned();
-            let proposal = i64::from(builtin::node_port(namespace, &name, &label, 0));
+            let label = format!(
+                "{}/{}",
+                port.get("port").and_then(Value::as_u64).unwrap_or(0),
+                port.get("protocol").and_then(Value::as_str).unwrap_or("TCP")
+            );
+            let proposal = i64::from(service::node_port(namespace, &name, &label, 0));
             if given == proposal && taken.contains(&given) {
                 let free = (1..ATTEMPTS)
-                    .map(|attempt| i64::from(builtin::node_port(namespace, &name, &label, attempt)))
+                    .map(|attempt| i64::from(service::node_port(namespace, &name, &label, attempt)))
                     .find(|candidate| !taken.contains(candidate));
                 if let Some(free) = free {
                     port["nodePort"] = free.into();

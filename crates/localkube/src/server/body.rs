@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use serde_json::Value;
 
 use crate::connect::Body;
@@ -16,16 +16,24 @@ const LIMIT: usize = 3 << 20;
 ///
 /// # Errors
 /// 413 when it is longer than 3 MiB; 400 when the client stops sending.
-pub(super) async fn collect(body: Body) -> Result<Bytes, ApiError> {
-    match Limited::new(body, LIMIT).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::new(
-            413,
-            "RequestEntityTooLarge",
-            format!("Request entity too large: limit is {LIMIT}"),
-        )),
-        Err(error) => Err(ApiError::bad_request(format!("read the body: {error}"))),
+pub(super) async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
+    let mut collected = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| ApiError::bad_request(format!("read the body: {error}")))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if collected.len() + data.len() > LIMIT {
+            return Err(ApiError::new(
+                413,
+                "RequestEntityTooLarge",
+                format!("Request entity too large: limit is {LIMIT}"),
+            ));
+        }
+        collected.extend_from_slice(&data);
     }
+    Ok(collected.into())
 }
 
 /// The media type of the body, without parameters; JSON if none is given.
