@@ -3,6 +3,7 @@
 mod components;
 pub(crate) mod patch_rules;
 mod paths;
+mod shape;
 mod types;
 
 use std::collections::HashMap;
@@ -18,6 +19,8 @@ use crate::kind::Kind;
 #[derive(Default)]
 pub struct Documents {
     built: Mutex<HashMap<(String, String), Built>>,
+    /// Schemas of built-in kinds by group and kind, with the component name of the kind.
+    shapes: Mutex<HashMap<(String, String), (String, Schemas)>>,
 }
 
 struct Built {
@@ -26,6 +29,8 @@ struct Built {
     document: Bytes,
     hash: String,
 }
+
+type Schemas = Arc<Map<String, Value>>;
 
 impl Documents {
     /// `GET /openapi/v3`.
@@ -71,6 +76,34 @@ impl Documents {
             "definitions": {},
         });
         document.to_string().into()
+    }
+
+    /// Reads an object as the decoder of kube-apiserver does: fields that are null, unknown, or empty lists
+    /// and maps are dropped. Custom kinds are left alone; their own schema prunes them. Gives the paths of the
+    /// unknown fields, which strict field validation refuses with
+    /// `strict decoding error: unknown field "spec.foo", unknown field "bar"`.
+    ///
+    /// # Errors
+    /// The text after `Deployment in version "v1" cannot be handled as a Deployment: ` (400 BadRequest) when a
+    /// value has the wrong type.
+    pub fn shape(&self, kind: &Kind, object: &mut Value) -> Result<Vec<String>, String> {
+        if kind.schema.is_some() {
+            return Ok(Vec::new());
+        }
+        let key = (kind.group.clone(), kind.kind.clone());
+        let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, schemas) = match shapes.get(&key) {
+            Some((name, schemas)) => (name.clone(), Arc::clone(schemas)),
+            None => {
+                let components = components::components(&[&Arc::new(kind.clone())]);
+                let name = components.names.into_iter().next().unwrap_or_default();
+                let schemas = Arc::new(components.schemas);
+                shapes.insert(key, (name.clone(), Arc::clone(&schemas)));
+                (name, schemas)
+            }
+        };
+        drop(shapes);
+        shape::shape(&schemas, &name, object)
     }
 
     /// A text that changes when the document does. Documents of built-in kinds change with the program
