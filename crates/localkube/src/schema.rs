@@ -1,15 +1,18 @@
-//! Structural schemas of custom resources: validation, defaults, pruning.
-//!
-//! The rules and the words of errors are those of `apiextensions.k8s.io/v1`. CEL rules
-//! (`x-kubernetes-validations`) are not evaluated; `crd::warnings` says so to whoever creates one.
+//! Structural schemas of custom resources: validation, defaults, pruning
+//! (`apiextensions.k8s.io/v1` JSONSchemaProps). CEL rules (`x-kubernetes-validations`) are not evaluated;
+//! `crd::warnings` says so to whoever creates one.
 
-mod compile;
-mod go_syntax;
-mod validate;
-
-use serde_json::{Map, Value};
+use indexmap::IndexMap;
+use regex::Regex;
+use serde_json::{Number, Value};
 
 use crate::status::FieldError;
+
+mod compile;
+mod format;
+mod go_syntax;
+mod shape;
+mod validate;
 
 pub(crate) use go_syntax::go_syntax;
 
@@ -20,21 +23,29 @@ pub struct Schema {
     root: Node,
 }
 
-/// One level of a schema. What a level does not say is empty.
+/// One level of a schema.
 #[derive(Clone, Debug, Default)]
 struct Node {
-    kind: Option<Type>,
-    int_or_string: bool,
+    kind: Option<Kind>,
+    format: String,
     nullable: bool,
-    preserve_unknown_fields: bool,
-    embedded_resource: bool,
-    properties: Vec<(String, Node)>,
+    default: Option<Value>,
+    enumeration: Vec<Value>,
+    properties: IndexMap<String, Node>,
     additional: Additional,
     items: Option<Box<Node>>,
     required: Vec<String>,
-    default: Option<Value>,
-    rules: Rules,
-    list: List,
+    pattern: Option<Regex>,
+    length: Bounds,
+    count: Bounds,
+    fields: Bounds,
+    minimum: Option<Limit>,
+    maximum: Option<Limit>,
+    multiple_of: Option<Number>,
+    unique: Unique,
+    preserve_unknown: bool,
+    embedded: bool,
+    int_or_string: bool,
     all_of: Vec<Node>,
     any_of: Vec<Node>,
     one_of: Vec<Node>,
@@ -42,7 +53,7 @@ struct Node {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Type {
+enum Kind {
     Object,
     Array,
     String,
@@ -51,42 +62,33 @@ enum Type {
     Boolean,
 }
 
-/// `additionalProperties`.
 #[derive(Clone, Debug, Default)]
 enum Additional {
     #[default]
-    Unsaid,
+    None,
     Any,
-    Of(Box<Node>),
+    Schema(Box<Node>),
 }
 
-/// `x-kubernetes-list-type`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bounds {
+    least: Option<u64>,
+    most: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Limit {
+    value: Number,
+    exclusive: bool,
+}
+
 #[derive(Clone, Debug, Default)]
-enum List {
+enum Unique {
     #[default]
-    Atomic,
-    Set,
-    Map(Vec<String>),
-}
-
-/// Limits on a value itself.
-#[derive(Clone, Debug, Default)]
-struct Rules {
-    enumeration: Option<Vec<Value>>,
-    pattern: Option<regex::Regex>,
-    format: Option<String>,
-    minimum: Option<f64>,
-    exclusive_minimum: bool,
-    maximum: Option<f64>,
-    exclusive_maximum: bool,
-    multiple_of: Option<f64>,
-    min_length: Option<u64>,
-    max_length: Option<u64>,
-    min_items: Option<u64>,
-    max_items: Option<u64>,
-    unique_items: bool,
-    min_properties: Option<u64>,
-    max_properties: Option<u64>,
+    No,
+    Items,
+    /// By these fields of each item.
+    Keys(Vec<String>),
 }
 
 impl Schema {
@@ -96,7 +98,7 @@ impl Schema {
     /// What is wrong with the schema; field paths start at the schema itself.
     pub fn compile(schema: &Value) -> Result<Self, Vec<FieldError>> {
         let mut faults = Vec::new();
-        let root = compile::node(schema, "", true, &mut faults);
+        let root = compile::node(schema, "", compile::Place::Root, &mut faults);
         if faults.is_empty() {
             Ok(Schema {
                 source: schema.clone(),
@@ -107,148 +109,39 @@ impl Schema {
         }
     }
 
-    /// Fills absent fields with their defaults. A null where null is not allowed counts as absent if there is a default.
+    /// Drops nulls where the schema has no null, and fills absent fields with their defaults. Fields
+    /// that a default brings get their own defaults too.
     pub fn default(&self, value: &mut Value) {
-        fill(&self.root, value);
+        shape::default(&self.root, value);
     }
 
-    /// Drops fields that the schema does not know; returns their paths.
+    /// Drops fields that the schema does not know; returns their paths. `apiVersion`, `kind` and
+    /// `metadata` of the object itself are not the schema's business.
     pub fn prune(&self, value: &mut Value) -> Vec<String> {
         let mut dropped = Vec::new();
-        prune(&self.root, value, true, "", &mut dropped);
+        shape::prune_object(&self.root, value, &mut dropped);
         dropped
     }
 
-    /// All that is wrong with an object.
+    /// All that is wrong with an object, in the words of kube-apiserver.
     pub fn validate(&self, value: &Value) -> Vec<FieldError> {
         let mut faults = Vec::new();
-        validate::object(&self.root, value, &mut faults);
+        validate::node(&self.root, value, "", &mut faults);
+        validate::unique(&self.root, value, "", &mut faults);
         faults
     }
 
-    /// The schema as OpenAPI v3 publishes it.
+    /// The schema as it was given; OpenAPI v3 has the same shape.
     pub fn to_openapi(&self) -> Value {
         self.source.clone()
     }
 }
 
-impl Node {
-    fn property(&self, name: &str) -> Option<&Node> {
-        self.properties
-            .iter()
-            .find(|(other, _)| other == name)
-            .map(|(_, node)| node)
-    }
-}
-
-fn fill(node: &Node, value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            for (name, property) in &node.properties {
-                let absent = match map.get(name) {
-                    None => true,
-                    Some(Value::Null) => !property.nullable,
-                    Some(_) => false,
-                };
-                if absent && let Some(default) = &property.default {
-                    map.insert(name.clone(), default.clone());
-                }
-                if let Some(inner) = map.get_mut(name) {
-                    fill(property, inner);
-                }
-            }
-            if let Additional::Of(additional) = &node.additional {
-                for (name, inner) in map.iter_mut() {
-                    if node.property(name).is_none() {
-                        fill(additional, inner);
-                    }
-                }
-            }
-        }
-        Value::Array(list) => {
-            if let Some(items) = &node.items {
-                for inner in list {
-                    fill(items, inner);
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-/// `apiVersion`, `kind` and `metadata` belong to every resource, whatever its schema says.
-fn is_resource_field(name: &str) -> bool {
-    matches!(name, "apiVersion" | "kind" | "metadata")
-}
-
-fn prune(node: &Node, value: &mut Value, resource: bool, path: &str, dropped: &mut Vec<String>) {
-    match value {
-        Value::Object(map) => prune_object(node, map, resource, path, dropped),
-        Value::Array(list) => {
-            if let Some(items) = &node.items {
-                for (index, inner) in list.iter_mut().enumerate() {
-                    let path = format!("{path}[{index}]");
-                    prune(items, inner, items.embedded_resource, &path, dropped);
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-fn prune_object(
-    node: &Node,
-    map: &mut Map<String, Value>,
-    resource: bool,
-    path: &str,
-    dropped: &mut Vec<String>,
-) {
-    let names: Vec<String> = map.keys().cloned().collect();
-    for name in names {
-        let inner_path = child(path, &name);
-        if resource && is_resource_field(&name) {
-            continue;
-        }
-        if let Some(property) = node.property(&name) {
-            if let Some(inner) = map.get_mut(&name) {
-                prune(
-                    property,
-                    inner,
-                    property.embedded_resource,
-                    &inner_path,
-                    dropped,
-                );
-            }
-            continue;
-        }
-        match &node.additional {
-            Additional::Of(additional) => {
-                if let Some(inner) = map.get_mut(&name) {
-                    prune(
-                        additional,
-                        inner,
-                        additional.embedded_resource,
-                        &inner_path,
-                        dropped,
-                    );
-                }
-            }
-            Additional::Any => {}
-            Additional::Unsaid if node.preserve_unknown_fields => {}
-            Additional::Unsaid => {
-                map.shift_remove(&name);
-                dropped.push(inner_path);
-            }
-        }
-    }
-}
-
-/// The path of a field below `path`.
-fn child(path: &str, name: &str) -> String {
+fn child(path: &str, field: &str) -> String {
     if path.is_empty() {
-        name.to_owned()
+        field.to_owned()
     } else {
-        format!("{path}.{name}")
+        format!("{path}.{field}")
     }
 }
 

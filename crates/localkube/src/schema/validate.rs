@@ -1,315 +1,394 @@
-//! Comparing an object with its schema.
+//! What is wrong with a value, in the words of kube-apiserver.
 
-use serde_json::{Map, Value};
+use serde_json::{Number, Value, json};
 
-use super::{Additional, List, Node, Rules, Type, child, go_syntax, is_resource_field};
+use super::{Additional, Bounds, Kind, Node, Unique, child, format};
 use crate::status::FieldError;
 
-/// The whole object: its `apiVersion`, `kind` and `metadata` are not the schema's business.
-pub(super) fn object(root: &Node, value: &Value, faults: &mut Vec<FieldError>) {
-    check(root, value, "", true, faults);
-}
-
-fn invalid(path: &str, value: &Value, what: &str) -> FieldError {
+fn fault(path: &str, reason: &'static str, detail: String) -> FieldError {
     FieldError {
         field: path.to_owned(),
-        reason: "FieldValueInvalid",
-        detail: format!("Invalid value: {}: {what}", go_syntax(value)),
+        reason,
+        detail,
     }
 }
 
-fn check(node: &Node, value: &Value, path: &str, resource: bool, faults: &mut Vec<FieldError>) {
-    if value.is_null() && node.nullable {
-        return;
-    }
-    if let Some(expected) = wrong_type(node, value) {
-        faults.push(FieldError {
-            field: path.to_owned(),
-            reason: "FieldValueTypeInvalid",
-            detail: format!(
-                "Invalid value: {0:?}: {path} in body must be of type {expected}: {0:?}",
-                type_name(value)
-            ),
-        });
-        return;
-    }
-    check_rules(&node.rules, value, path, faults);
-    match value {
-        Value::Object(map) => check_object(node, map, path, resource, faults),
-        Value::Array(list) => check_list(node, list, path, faults),
-        _ => {}
-    }
-    check_branches(node, value, path, resource, faults);
+fn invalid(path: &str, value: &Value, text: &str) -> FieldError {
+    let detail = format!("Invalid value: {value}: {path} in body {text}");
+    fault(path, "FieldValueInvalid", detail)
 }
 
-fn type_name(value: &Value) -> &'static str {
+/// A fault that kube-apiserver cannot place.
+fn unplaced(text: String) -> FieldError {
+    let detail = format!("Invalid value: \"\": {text}");
+    fault("<nil>", "FieldValueInvalid", detail)
+}
+
+fn wrong_type(path: &str, wanted: &str, found: &str) -> FieldError {
+    let detail =
+        format!("Invalid value: \"{found}\": {path} in body must be of type {wanted}: \"{found}\"");
+    fault(path, "FieldValueTypeInvalid", detail)
+}
+
+fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_f64() => "number",
-        Value::Number(_) => "integer",
+        Value::Number(number) if whole(number).is_some() => "integer",
+        Value::Number(_) => "number",
         Value::String(_) => "string",
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     }
 }
 
-/// The name of the type that the value should have had.
-fn wrong_type(node: &Node, value: &Value) -> Option<&'static str> {
-    if node.int_or_string {
-        let fits = value.is_string() || value.is_i64() || value.is_u64();
-        return (!fits).then_some("integer,string");
-    }
-    let (fits, name) = match node.kind? {
-        Type::Object => (value.is_object(), "object"),
-        Type::Array => (value.is_array(), "array"),
-        Type::String => (value.is_string(), "string"),
-        Type::Boolean => (value.is_boolean(), "boolean"),
-        Type::Number => (value.is_number(), "number"),
-        // 3.0 is an integer in JSON Schema.
-        Type::Integer => (
-            value.as_f64().is_some_and(|number| number.fract() == 0.0),
-            "integer",
-        ),
-    };
-    (!fits).then_some(name)
+fn whole(number: &Number) -> Option<i128> {
+    number
+        .as_i64()
+        .map(i128::from)
+        .or_else(|| number.as_u64().map(i128::from))
+        .or_else(|| {
+            let float = number.as_f64()?;
+            // Floats beyond this are not exact anyway.
+            (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i128)
+        })
 }
 
-fn check_rules(rules: &Rules, value: &Value, path: &str, faults: &mut Vec<FieldError>) {
-    let mut fault = |what: String| faults.push(invalid(path, value, &what));
-    if let Some(number) = value.as_f64() {
-        if let Some(limit) = rules.minimum {
-            if rules.exclusive_minimum && number <= limit {
-                fault(format!("{path} in body should be greater than {limit}"));
-            } else if number < limit {
-                fault(format!(
-                    "{path} in body should be greater than or equal to {limit}"
-                ));
-            }
-        }
-        if let Some(limit) = rules.maximum {
-            if rules.exclusive_maximum && number >= limit {
-                fault(format!("{path} in body should be less than {limit}"));
-            } else if number > limit {
-                fault(format!(
-                    "{path} in body should be less than or equal to {limit}"
-                ));
-            }
-        }
-        if let Some(step) = rules.multiple_of
-            && step > 0.0
-            && (number / step).fract() != 0.0
-        {
-            fault(format!("{path} in body should be a multiple of {step}"));
+pub(super) fn node(node: &Node, value: &Value, path: &str, faults: &mut Vec<FieldError>) {
+    if value.is_null() && node.nullable {
+        return;
+    }
+    let typed = check_type(node, value, path, faults);
+    combinations(node, value, path, faults);
+    if typed {
+        match value {
+            Value::String(text) => string(node, text, path, faults),
+            Value::Number(found) => number(node, found, path, faults),
+            Value::Array(items) => array(node, items, path, faults),
+            Value::Object(_) => object(node, value, path, faults),
+            _ => {}
         }
     }
-    if let Some(text) = value.as_str() {
-        let length = text.chars().count() as u64;
-        if let Some(limit) = rules.min_length
-            && length < limit
-        {
-            fault(format!(
-                "{path} in body should be at least {limit} chars long"
+    if !node.enumeration.is_empty() && !node.enumeration.contains(value) {
+        let supported: Vec<String> = node
+            .enumeration
+            .iter()
+            .map(|allowed| match allowed {
+                Value::String(_) => allowed.to_string(),
+                other => format!("\"{other}\""),
+            })
+            .collect();
+        let detail = format!(
+            "Unsupported value: {value}: supported values: {}",
+            supported.join(", ")
+        );
+        faults.push(fault(path, "FieldValueNotSupported", detail));
+    }
+}
+
+fn check_type(node: &Node, value: &Value, path: &str, faults: &mut Vec<FieldError>) -> bool {
+    let found = type_of(value);
+    if node.int_or_string {
+        let fits = matches!(found, "integer" | "string");
+        if !fits {
+            faults.push(wrong_type(path, "integer,string", found));
+        }
+        return fits;
+    }
+    let wanted = match node.kind {
+        None => return true,
+        Some(Kind::Object) => "object",
+        Some(Kind::Array) => "array",
+        Some(Kind::String) => "string",
+        Some(Kind::Integer) => "integer",
+        Some(Kind::Number) => "number",
+        Some(Kind::Boolean) => "boolean",
+    };
+    if found == wanted || (wanted == "number" && found == "integer") {
+        return true;
+    }
+    if wanted == "integer" && found == "number" && !node.format.is_empty() {
+        faults.push(wrong_type(path, &node.format, "float64"));
+        faults.push(out_of_format(node, path));
+    } else {
+        faults.push(wrong_type(path, wanted, found));
+    }
+    false
+}
+
+fn out_of_format(node: &Node, path: &str) -> FieldError {
+    unplaced(format!(
+        "Checked value must be of type integer with format {} in {path}",
+        node.format
+    ))
+}
+
+fn combinations(of: &Node, value: &Value, path: &str, faults: &mut Vec<FieldError>) {
+    let judge = |alternatives: &[Node]| -> Vec<Vec<FieldError>> {
+        alternatives
+            .iter()
+            .map(|alternative| {
+                let mut found = Vec::new();
+                node(alternative, value, path, &mut found);
+                found
+            })
+            .collect()
+    };
+    let good = |answers: &[Vec<FieldError>]| answers.iter().filter(|a| a.is_empty()).count();
+    // Of several failed alternatives the first is explained.
+    let explain = |answers: Vec<Vec<FieldError>>| answers.into_iter().next().unwrap_or_default();
+    if !of.any_of.is_empty() {
+        let answers = judge(&of.any_of);
+        if good(&answers) == 0 {
+            faults.push(unplaced(format!(
+                "\"{path}\" must validate at least one schema (anyOf)"
+            )));
+            faults.extend(explain(answers));
+        }
+    }
+    if !of.one_of.is_empty() {
+        let answers = judge(&of.one_of);
+        let text = format!("\"{path}\" must validate one and only one schema (oneOf). Found");
+        match good(&answers) {
+            1 => {}
+            0 => {
+                faults.push(unplaced(format!("{text} none valid")));
+                faults.extend(explain(answers));
+            }
+            several => faults.push(unplaced(format!("{text} {several} valid alternatives"))),
+        }
+    }
+    if !of.all_of.is_empty() {
+        let answers = judge(&of.all_of);
+        let validated = good(&answers);
+        let all = answers.len();
+        faults.extend(answers.into_iter().flatten());
+        if validated < all {
+            let none = if validated == 0 {
+                ". None validated"
+            } else {
+                ""
+            };
+            faults.push(unplaced(format!(
+                "\"{path}\" must validate all the schemas (allOf){none}"
+            )));
+        }
+    }
+    if let Some(not) = &of.not {
+        let mut found = Vec::new();
+        node(not, value, path, &mut found);
+        if found.is_empty() {
+            faults.push(unplaced(format!(
+                "\"{path}\" must not validate the schema (not)"
+            )));
+        }
+    }
+}
+
+fn string(node: &Node, text: &str, path: &str, faults: &mut Vec<FieldError>) {
+    let value = json!(text);
+    let length = u64::try_from(text.chars().count()).unwrap_or(u64::MAX);
+    if let Some(most) = node.length.most.filter(|most| length > *most) {
+        let detail = format!("Too long: may not be more than {most} bytes");
+        faults.push(fault(path, "FieldValueTooLong", detail));
+    }
+    if let Some(least) = node.length.least.filter(|least| length < *least) {
+        faults.push(invalid(
+            path,
+            &value,
+            &format!("should be at least {least} chars long"),
+        ));
+    }
+    if let Some(pattern) = node
+        .pattern
+        .as_ref()
+        .filter(|pattern| !pattern.is_match(text))
+    {
+        faults.push(invalid(path, &value, &format!("should match '{pattern}'")));
+    }
+    if !node.format.is_empty() && !format::fits(&node.format, text) {
+        let detail = format!(
+            "Invalid value: {value}: {path} in body must be of type {}: {value}",
+            node.format
+        );
+        faults.push(fault(path, "FieldValueInvalid", detail));
+    }
+}
+
+fn number(node: &Node, found: &Number, path: &str, faults: &mut Vec<FieldError>) {
+    let value = Value::Number(found.clone());
+    if node.kind == Some(Kind::Integer)
+        && let Some(found) = whole(found)
+    {
+        let fits = match node.format.as_str() {
+            "int32" => i32::try_from(found).is_ok(),
+            "int64" => i64::try_from(found).is_ok(),
+            _ => true,
+        };
+        if !fits {
+            faults.push(out_of_format(node, path));
+        }
+    }
+    if let Some(step) = node
+        .multiple_of
+        .as_ref()
+        .filter(|step| !is_multiple(found, step))
+    {
+        faults.push(invalid(
+            path,
+            &value,
+            &format!("should be a multiple of {}", plain(step)),
+        ));
+    }
+    if let Some(limit) = &node.maximum {
+        let order = compare(found, &limit.value);
+        let (bad, text) = if limit.exclusive {
+            (order.is_ge(), "less than")
+        } else {
+            (order.is_gt(), "less than or equal to")
+        };
+        if bad {
+            faults.push(invalid(
+                path,
+                &value,
+                &format!("should be {text} {}", plain(&limit.value)),
             ));
         }
-        if let Some(pattern) = &rules.pattern
-            && !pattern.is_match(text)
-        {
-            fault(format!("{path} in body should match '{pattern}'"));
-        }
-        if let Some(format) = &rules.format
-            && !has_format(format, text)
-        {
-            fault(format!("{path} in body must be of type {format}: {text:?}"));
-        }
     }
-    check_sizes(rules, value, path, faults);
-    if let Some(allowed) = &rules.enumeration
-        && !allowed.contains(value)
-    {
-        let allowed: Vec<String> = allowed.iter().map(go_syntax).collect();
-        faults.push(FieldError {
-            field: path.to_owned(),
-            reason: "FieldValueNotSupported",
-            detail: format!(
-                "Unsupported value: {}: supported values: {}",
-                go_syntax(value),
-                allowed.join(", ")
-            ),
-        });
-    }
-}
-
-fn check_sizes(rules: &Rules, value: &Value, path: &str, faults: &mut Vec<FieldError>) {
-    let too = |reason, detail| FieldError {
-        field: path.to_owned(),
-        reason,
-        detail,
-    };
-    if let (Some(text), Some(limit)) = (value.as_str(), rules.max_length)
-        && text.chars().count() as u64 > limit
-    {
-        let detail = format!("Too long: may not be more than {limit} bytes");
-        faults.push(too("FieldValueTooLong", detail));
-    }
-    if let Some(list) = value.as_array() {
-        let count = list.len() as u64;
-        if let Some(limit) = rules.max_items.filter(|limit| count > *limit) {
-            let detail = format!("Too many: {count}: must have at most {limit} items");
-            faults.push(too("FieldValueTooMany", detail));
-        }
-        if let Some(limit) = rules.min_items.filter(|limit| count < *limit) {
-            let what = format!("{path} in body should have at least {limit} items");
-            faults.push(invalid(path, &count.into(), &what));
-        }
-        if rules.unique_items && has_duplicate(list) {
-            let what = format!("{path} in body shouldn't contain duplicates");
-            faults.push(invalid(path, value, &what));
-        }
-    }
-    if let Some(map) = value.as_object() {
-        let count = map.len() as u64;
-        if let Some(limit) = rules.max_properties.filter(|limit| count > *limit) {
-            let detail = format!("Too many: {count}: must have at most {limit} items");
-            faults.push(too("FieldValueTooMany", detail));
-        }
-        if let Some(limit) = rules.min_properties.filter(|limit| count < *limit) {
-            let what = format!("{path} in body should have at least {limit} properties");
-            faults.push(invalid(path, &count.into(), &what));
-        }
-    }
-}
-
-fn has_duplicate(list: &[Value]) -> bool {
-    list.iter()
-        .enumerate()
-        .any(|(index, value)| list.iter().take(index).any(|other| other == value))
-}
-
-fn check_object(
-    node: &Node,
-    map: &Map<String, Value>,
-    path: &str,
-    resource: bool,
-    faults: &mut Vec<FieldError>,
-) {
-    for name in &node.required {
-        if !map.contains_key(name) {
-            faults.push(FieldError {
-                field: child(path, name),
-                reason: "FieldValueRequired",
-                detail: "Required value".to_owned(),
-            });
-        }
-    }
-    for (name, value) in map {
-        if resource && is_resource_field(name) {
-            continue;
-        }
-        let path = child(path, name);
-        if let Some(property) = node.property(name) {
-            check(property, value, &path, property.embedded_resource, faults);
-        } else if let Additional::Of(additional) = &node.additional {
-            check(
-                additional,
-                value,
-                &path,
-                additional.embedded_resource,
-                faults,
-            );
-        }
-    }
-}
-
-fn check_list(node: &Node, list: &[Value], path: &str, faults: &mut Vec<FieldError>) {
-    for (index, value) in list.iter().enumerate() {
-        let path = format!("{path}[{index}]");
-        if let Some(items) = &node.items {
-            check(items, value, &path, items.embedded_resource, faults);
-        }
-        let earlier = list.iter().take(index);
-        let duplicate = match &node.list {
-            List::Atomic => None,
-            List::Set => earlier
-                .into_iter()
-                .any(|other| other == value)
-                .then(|| value.clone()),
-            List::Map(keys) => {
-                let key = map_key(value, keys);
-                earlier
-                    .into_iter()
-                    .any(|other| map_key(other, keys) == key)
-                    .then_some(key)
-            }
-        };
-        if let Some(duplicate) = duplicate {
-            faults.push(FieldError {
-                field: path,
-                reason: "FieldValueDuplicate",
-                detail: format!("Duplicate value: {}", go_syntax(&duplicate)),
-            });
-        }
-    }
-}
-
-fn map_key(value: &Value, keys: &[String]) -> Value {
-    keys.iter()
-        .filter_map(|key| value.get(key).map(|part| (key.clone(), part.clone())))
-        .collect::<Map<String, Value>>()
-        .into()
-}
-
-fn check_branches(
-    node: &Node,
-    value: &Value,
-    path: &str,
-    resource: bool,
-    faults: &mut Vec<FieldError>,
-) {
-    let fits = |branch: &Node| {
-        let mut inner = Vec::new();
-        check(branch, value, path, resource, &mut inner);
-        inner.is_empty()
-    };
-    for branch in &node.all_of {
-        check(branch, value, path, resource, faults);
-    }
-    let mut fault = |what: String| faults.push(invalid(path, &Value::from(""), &what));
-    if !node.any_of.is_empty() && !node.any_of.iter().any(fits) {
-        fault(format!(
-            "{path:?} must validate at least one schema (anyOf)"
-        ));
-    }
-    let fitting = node.one_of.iter().filter(|branch| fits(branch)).count();
-    if !node.one_of.is_empty() && fitting != 1 {
-        let found = if fitting == 0 {
-            "Found none valid".to_owned()
+    if let Some(limit) = &node.minimum {
+        let order = compare(found, &limit.value);
+        let (bad, text) = if limit.exclusive {
+            (order.is_le(), "greater than")
         } else {
-            format!("Found {fitting} valid alternatives")
+            (order.is_lt(), "greater than or equal to")
         };
-        fault(format!(
-            "{path:?} must validate one and only one schema (oneOf). {found}"
-        ));
-    }
-    if node.not.as_deref().is_some_and(fits) {
-        fault(format!("{path:?} must not validate the schema (not)"));
+        if bad {
+            faults.push(invalid(
+                path,
+                &value,
+                &format!("should be {text} {}", plain(&limit.value)),
+            ));
+        }
     }
 }
 
-/// The formats that are checked; any other is a remark for the reader, as in Kubernetes.
-fn has_format(format: &str, text: &str) -> bool {
-    match format {
-        "date-time" | "datetime" => text.parse::<jiff::Timestamp>().is_ok(),
-        "date" => text.parse::<jiff::civil::Date>().is_ok(),
-        "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
-        "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
-        "uuid" => uuid::Uuid::parse_str(text).is_ok(),
-        "byte" => {
-            use base64::Engine;
-            base64::engine::general_purpose::STANDARD
-                .decode(text)
-                .is_ok()
+fn compare(a: &Number, b: &Number) -> std::cmp::Ordering {
+    match (whole(a), whole(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        _ => {
+            let float = |number: &Number| number.as_f64().unwrap_or_default();
+            float(a).total_cmp(&float(b))
         }
-        _ => true,
+    }
+}
+
+fn is_multiple(value: &Number, step: &Number) -> bool {
+    match (whole(value), whole(step)) {
+        (_, Some(0)) => true,
+        (Some(value), Some(step)) => value % step == 0,
+        _ => {
+            let quotient = value.as_f64().unwrap_or_default() / step.as_f64().unwrap_or(1.0);
+            (quotient - quotient.round()).abs() < 1e-9
+        }
+    }
+}
+
+fn plain(number: &Number) -> String {
+    whole(number).map_or_else(|| number.to_string(), |whole| whole.to_string())
+}
+
+fn count(bounds: Bounds, length: usize, path: &str, what: &str, faults: &mut Vec<FieldError>) {
+    let length = u64::try_from(length).unwrap_or(u64::MAX);
+    if let Some(least) = bounds.least.filter(|least| length < *least) {
+        let text = format!("should have at least {least} {what}");
+        faults.push(invalid(path, &json!(length), &text));
+    }
+    if let Some(most) = bounds.most.filter(|most| length > *most) {
+        let detail = format!("Too many: {length}: must have at most {most} items");
+        faults.push(fault(path, "FieldValueTooMany", detail));
+    }
+}
+
+fn array(of: &Node, items: &[Value], path: &str, faults: &mut Vec<FieldError>) {
+    count(of.count, items.len(), path, "items", faults);
+    if let Some(inner) = &of.items {
+        for (index, item) in items.iter().enumerate() {
+            node(inner, item, &format!("{path}[{index}]"), faults);
+        }
+    }
+}
+
+fn object(of: &Node, value: &Value, path: &str, faults: &mut Vec<FieldError>) {
+    let Some(fields) = value.as_object() else {
+        return;
+    };
+    count(of.fields, fields.len(), path, "properties", faults);
+    let implied = if of.embedded {
+        &["apiVersion", "kind"][..]
+    } else {
+        &[]
+    };
+    let required = of
+        .required
+        .iter()
+        .map(String::as_str)
+        .chain(implied.iter().copied());
+    for name in required {
+        if !fields.contains_key(name) {
+            faults.push(fault(
+                &child(path, name),
+                "FieldValueRequired",
+                "Required value".to_owned(),
+            ));
+        }
+    }
+    for (name, value) in fields {
+        match (of.properties.get(name), &of.additional) {
+            (Some(inner), _) => node(inner, value, &child(path, name), faults),
+            (None, Additional::Schema(inner)) => node(inner, value, &child(path, name), faults),
+            _ => {}
+        }
+    }
+}
+
+/// Lists of the types `set` and `map` hold nothing twice.
+pub(super) fn unique(node: &Node, value: &Value, path: &str, faults: &mut Vec<FieldError>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match (node.properties.get(name), &node.additional) {
+                    (Some(inner), _) => unique(inner, value, &child(path, name), faults),
+                    (None, Additional::Schema(inner)) => {
+                        unique(inner, value, &child(path, name), faults);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Value::Array(items) => {
+            let mut seen = std::collections::HashSet::new();
+            for (index, item) in items.iter().enumerate() {
+                let path = format!("{path}[{index}]");
+                let identity = match &node.unique {
+                    Unique::No => None,
+                    Unique::Items => Some(item.clone()),
+                    Unique::Keys(keys) => Some(Value::Object(
+                        keys.iter()
+                            .filter_map(|key| Some((key.clone(), item.get(key)?.clone())))
+                            .collect(),
+                    )),
+                };
+                if let Some(identity) = identity.map(|identity| identity.to_string())
+                    && !seen.insert(identity.clone())
+                {
+                    let detail = format!("Duplicate value: {identity}");
+                    faults.push(fault(&path, "FieldValueDuplicate", detail));
+                }
+                if let Some(inner) = &node.items {
+                    unique(inner, item, &path, faults);
+                }
+            }
+        }
+        _ => {}
     }
 }
