@@ -1,5 +1,11 @@
 //! The program as a person meets it: `kah` in processes of their own, real kubectl, plain HTTP.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on should stop"
+)]
+
 mod check;
 mod clusters;
 mod fleet;
