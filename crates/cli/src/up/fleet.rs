@@ -296,10 +296,6 @@ impl Plan<'_> {
             password_hash: &self.password_hash,
             node_port,
         });
-        if let Some(port) = node_port {
-            let usual = options.node_port_range.clone();
-            options.node_port_range = port.min(*usual.start())..=port.max(*usual.end());
-        }
         let cluster = Cluster::start(options).await.map_err(|error| {
             Failure::new(
                 format!("start cluster {name}"),
