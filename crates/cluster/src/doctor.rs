@@ -5,16 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::AccessCode;
+pub use kah_api::access::Severity;
 
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Severity {
-    /// It works, and will stop working.
-    Warning,
-    /// Nobody, or not everybody, gets in.
-    Error,
-}
+use crate::AccessCode;
 
 /// Something that is wrong with a member, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,129 +73,18 @@ pub fn findings(cluster: &str, answer: &Answer) -> Vec<Finding> {
 /// The finding for a cause.
 #[must_use]
 pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
-    let advice = advice(code);
+    let remedy = code.remedy();
     Finding {
         cluster: cluster.to_owned(),
         code,
-        severity: if code == AccessCode::CredentialExpiring {
-            Severity::Warning
-        } else {
-            Severity::Error
-        },
+        severity: code.severity(),
         evidence: evidence.to_owned(),
-        consequence: advice.consequence.to_owned(),
-        remedy: advice.remedy.to_owned(),
-        commands: advice
+        consequence: code.consequence().to_owned(),
+        remedy: remedy.text.to_owned(),
+        commands: remedy
             .commands
             .iter()
             .map(|command| (*command).to_owned())
             .collect(),
-    }
-}
-
-struct Advice {
-    consequence: &'static str,
-    remedy: &'static str,
-    commands: &'static [&'static str],
-}
-
-const EDIT: &str = "kubectl -n kubesphere-system edit cm kubesphere-config -o yaml";
-const RESTART: &str = "kubectl -n kubesphere-system rollout restart deploy ks-apiserver";
-const SECRET: &str = "kubectl -n kubesphere-system get cm kubesphere-config -o yaml | grep -v \"apiVersion\" | grep jwtSecret";
-const AGE: &str = "kubectl -n kubesphere-system get cm kubesphere-config -o yaml | grep -v \"apiVersion\" | grep accessTokenMaxAge";
-const NOBODY: &str = "Nobody reaches this cluster through the host.";
-const REJECTED: &str = "The member rejects every token of the host: everyone who comes through it is sent away with 401.";
-const CONNECTION: &str = "kubectl edit clusters.cluster.kubesphere.io";
-
-fn advice(code: AccessCode) -> Advice {
-    let (consequence, remedy, commands): (_, _, &'static [&'static str]) = match code {
-        AccessCode::TokenNotInCache => (
-            REJECTED,
-            "On the member, set authentication.oauthOptions.accessTokenMaxAge to 0 and restart ks-apiserver.",
-            &[AGE, EDIT, RESTART],
-        ),
-        AccessCode::SignatureInvalid => (
-            REJECTED,
-            "Give the member the host's authentication.jwtSecret and restart its ks-apiserver; accessTokenMaxAge must be 0 there too.",
-            &[SECRET, EDIT, RESTART],
-        ),
-        AccessCode::ClockSkew => (
-            REJECTED,
-            "Set the clocks of host and member by the same source; a difference beyond maximumClockSkew (10 s) is not accepted.",
-            &["date -u"],
-        ),
-        AccessCode::UserMissing => (
-            "This user is turned away by the member with 401; others may get in.",
-            "Create the User on the member, or let the host propagate it.",
-            &["kubectl get users.iam.kubesphere.io"],
-        ),
-        AccessCode::UserDisabled => (
-            "This user is turned away by the member with 401; others may get in.",
-            "Enable the User on the member: its status.state is Disabled there.",
-            &["kubectl get users.iam.kubesphere.io"],
-        ),
-        AccessCode::MemberNotReady => (
-            NOBODY,
-            "Bring the member's ks-apiserver up: look at its Deployment, Pods and their logs.",
-            &[
-                "kubectl -n kubesphere-system get deploy,pods,endpoints",
-                "kubectl -n kubesphere-system logs deploy/ks-apiserver",
-            ],
-        ),
-        AccessCode::MemberUnreachable => (
-            NOBODY,
-            "Check that the address in the Cluster's spec.connection answers from the host, and that no firewall is between.",
-            &["kubectl get clusters.cluster.kubesphere.io -o yaml"],
-        ),
-        AccessCode::TLSUntrusted => (
-            NOBODY,
-            "Store a kubeconfig with the member's present authority and an address that its certificate names.",
-            &[CONNECTION],
-        ),
-        AccessCode::TLSExpired => (
-            NOBODY,
-            "Renew the serving certificate of the member's kube-apiserver, and check both clocks.",
-            &["kubeadm certs check-expiration"],
-        ),
-        AccessCode::CredentialRejected => (
-            NOBODY,
-            "The member's kube-apiserver does not accept the stored kubeconfig: store a new one.",
-            &[CONNECTION],
-        ),
-        AccessCode::CredentialExpiring => (
-            "Access to this cluster ends when the stored client certificate expires.",
-            "Store a new kubeconfig before that day.",
-            &[CONNECTION],
-        ),
-        AccessCode::NameNotResolved => (
-            NOBODY,
-            "The name in the Cluster's spec.connection has no address on the host: correct the name or the DNS.",
-            &[CONNECTION],
-        ),
-        AccessCode::RouteForbidden => (
-            NOBODY,
-            "The stored identity may not use services/proxy in kubesphere-system: grant it, or store another kubeconfig.",
-            &["kubectl auth can-i get services/proxy -n kubesphere-system"],
-        ),
-        AccessCode::ConfigUnreadable => (
-            NOBODY,
-            "The stored connection cannot be used: store a kubeconfig that holds its data inline, without exec, files or proxies.",
-            &[CONNECTION],
-        ),
-        AccessCode::VersionUnsupported => (
-            NOBODY,
-            "What answers at the member's address is not a ks-apiserver that we know: check address and version.",
-            &["kubectl -n kubesphere-system get deploy ks-apiserver -o wide"],
-        ),
-        AccessCode::WrongRole => (
-            NOBODY,
-            "Set multicluster.clusterRole to member in the member's kubesphere-config and restart its ks-apiserver.",
-            &[EDIT, RESTART],
-        ),
-    };
-    Advice {
-        consequence,
-        remedy,
-        commands,
     }
 }

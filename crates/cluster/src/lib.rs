@@ -4,7 +4,6 @@
 //! * [`Member::forward`] sends a caller's request on, as multicluster.md §7 says, and names the reason where the member refuses.
 //! * [`doctor`] turns an answer into findings for people.
 
-mod code;
 pub mod doctor;
 mod forward;
 mod kubeconfig;
@@ -16,8 +15,9 @@ mod registry;
 mod target;
 
 pub use forward::{CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER};
+pub use kah_api::access::AccessCode;
 pub use kubeconfig::{Kubeconfig, SettingsError};
 pub use location::Form;
 pub use member::{Member, Readiness, Route};
-pub use refusal::{AccessCode, Origin, code_of_answer, code_of_fault};
+pub use refusal::{Origin, code_of_answer, code_of_fault};
 pub use registry::Registry;

@@ -4,7 +4,7 @@ use http::{HeaderMap, StatusCode};
 use kah_net::Kind;
 use serde::Deserialize;
 
-pub use crate::code::AccessCode;
+use crate::AccessCode;
 
 /// Who may have written an answer that came by a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,16 +84,6 @@ fn unauthorized(in_front: bool, message: &str) -> Option<AccessCode> {
         // A kube-apiserver gives no reason; a ks-apiserver always gives one.
         return (in_front && message == "Unauthorized").then_some(AccessCode::CredentialRejected);
     };
-    Some(if reason.contains("token not found in cache") {
-        AccessCode::TokenNotInCache
-    } else if reason.contains("token is expired") || reason.contains("used before issued") {
-        AccessCode::ClockSkew
-    } else if reason.contains("account is not active") {
-        AccessCode::UserDisabled
-    } else if reason.starts_with("user.iam.kubesphere.io ") && reason.ends_with(" not found") {
-        AccessCode::UserMissing
-    } else {
-        // What is left are faults of the token itself, and the host has just found it good: the two do not share the key.
-        AccessCode::SignatureInvalid
-    })
+    // What has no code of its own is a fault of the token itself, and the host has just found it good: the two do not share the key.
+    Some(AccessCode::from_reason(reason).unwrap_or(AccessCode::SignatureInvalid))
 }

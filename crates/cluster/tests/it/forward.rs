@@ -1,0 +1,358 @@
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use kah_cluster::{
+    AccessCode, CallerCredential, Form, ForwardError, MemberRefusal, REFUSAL_HEADER, doctor,
+};
+use serde_json::json;
+
+use crate::{
+    cluster, get, hop,
+    member::{Member, Reply, Seen, answer, status},
+    proxied, registry, straight, until,
+};
+
+const PROXY: &str = "/api/v1/namespaces/kubesphere-system/services/:ks-apiserver:/proxy";
+
+/// Sends one request by each route; returns what arrived by the service proxy and what arrived straight.
+async fn both(request: impl Fn() -> Request<kah_net::Body>, target: &str) -> [Seen; 2] {
+    let member = Member::start(None, |_| answer(200, "application/json", "{}"))
+        .await
+        .expect("member");
+    let registry = registry();
+    registry.replace(vec![
+        cluster("a", "1", proxied(&member.url())),
+        cluster("b", "2", straight(&member.url())),
+    ]);
+    for name in ["a", "b"] {
+        let member = registry.get(name).expect("member");
+        let answer = member
+            .forward(request(), hop(target))
+            .await
+            .expect("answer");
+        assert_eq!(answer.status(), 200);
+        assert!(!answer.headers().contains_key(REFUSAL_HEADER));
+    }
+    member.seen().try_into().expect("two requests")
+}
+
+#[tokio::test]
+async fn both_routes_carry_the_caller_and_nobody_else() {
+    let [proxied, straight] = both(get, "/kapis/x.kubesphere.io/v1/things?limit=1").await;
+    assert_eq!(
+        proxied.target,
+        format!("{PROXY}/kapis/x.kubesphere.io/v1/things?limit=1")
+    );
+    assert_eq!(proxied.header("authorization"), "Bearer stored");
+    assert_eq!(
+        proxied.header("x-kubesphere-authorization"),
+        "Bearer caller"
+    );
+    assert_eq!(straight.target, "/kapis/x.kubesphere.io/v1/things?limit=1");
+    assert_eq!(straight.header("authorization"), "Bearer caller");
+    assert_eq!(straight.header("x-kubesphere-authorization"), "");
+    for seen in [proxied, straight] {
+        assert_eq!(seen.header("x-forwarded-for"), "10.0.0.9");
+    }
+}
+
+#[tokio::test]
+async fn h1_h4_h5_h14_a_client_cannot_say_who_it_is() {
+    let request = || {
+        let mut request = get();
+        for (name, value) in [
+            ("authorization", "Bearer forged"),
+            ("x-kubesphere-authorization", "Bearer forged"),
+            ("x-kubesphere-rawquery", "x=y"),
+            ("impersonate-user", "admin"),
+            ("x-remote-user", "admin"),
+            ("connection", "X-KubeSphere-Authorization, Authorization"),
+        ] {
+            request
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(value));
+        }
+        request
+    };
+    let [proxied, straight] = both(request, "/api/v1/nodes?dryrun=All").await;
+    assert_eq!(proxied.target, format!("{PROXY}/api/v1/nodes"));
+    assert_eq!(straight.target, "/api/v1/nodes");
+    assert_eq!(proxied.header("authorization"), "Bearer stored");
+    assert_eq!(
+        proxied.header("x-kubesphere-authorization"),
+        "Bearer caller"
+    );
+    assert_eq!(straight.header("authorization"), "Bearer caller");
+    for seen in [proxied, straight] {
+        assert!(
+            seen.headers
+                .keys()
+                .all(|name| !name.as_str().contains("impersonate")
+                    && !name.as_str().contains("remote")
+                    && name != "x-kubesphere-rawquery")
+        );
+    }
+}
+
+#[tokio::test]
+async fn h9_without_an_identity_nothing_is_sent() {
+    let member = Member::start(None, |_| answer(200, "text/plain", "ok"))
+        .await
+        .expect("member");
+    let registry = registry();
+    registry.replace(vec![
+        cluster("a", "1", proxied(&member.url())),
+        cluster("b", "2", straight(&member.url())),
+    ]);
+    for name in ["a", "b"] {
+        for value in [&b""[..], b"   ", b"Bearer", b"Bearer  ", b"\xff\xfe x"] {
+            let mut hop = hop("/kapis/x/v1/y");
+            hop.caller =
+                CallerCredential::Authorization(HeaderValue::from_bytes(value).expect("value"));
+            let error = registry
+                .get(name)
+                .expect("member")
+                .forward(get(), hop)
+                .await
+                .err()
+                .expect("refused");
+            assert!(matches!(error, ForwardError::Identity { .. }), "{error}");
+            assert_eq!(error.status(), StatusCode::UNAUTHORIZED);
+        }
+    }
+    assert_eq!(member.opened(), 0);
+    // Said in so many words: nobody. Then nobody's identity travels.
+    let mut anonymous = hop("/kapis/version");
+    anonymous.caller = CallerCredential::Anonymous;
+    registry
+        .get("a")
+        .expect("member")
+        .forward(get(), anonymous)
+        .await
+        .expect("answer");
+    assert_eq!(member.seen()[0].header("x-kubesphere-authorization"), "");
+}
+
+#[tokio::test]
+async fn p1_a_path_that_climbs_is_not_sent() {
+    let member = Member::start(None, |_| answer(200, "text/plain", "ok"))
+        .await
+        .expect("member");
+    let registry = registry();
+    registry.replace(vec![cluster("a", "1", proxied(&member.url()))]);
+    for target in [
+        "/kapis/../../x",
+        "/kapis/%2e%2e/x",
+        "/kapis/..%2f..%2fx",
+        "/kapis/%252e%252e/x",
+        "/a%5c..%5cb",
+        "/a%00b",
+    ] {
+        let error = registry
+            .get("a")
+            .expect("member")
+            .forward(get(), hop(target))
+            .await
+            .err();
+        assert_eq!(error.expect(target).status(), StatusCode::BAD_REQUEST);
+    }
+    assert_eq!(member.opened(), 0);
+}
+
+#[tokio::test]
+async fn p9_a_dry_run_stays_one() {
+    let request = || {
+        Request::builder()
+            .method(Method::POST)
+            .uri("/")
+            .body(kah_net::full("{}"))
+            .expect("request")
+    };
+    let [proxied, straight] = both(
+        request,
+        "/api/v1/namespaces?fieldManager=dryrun&dryRun=All&fieldValidation=Strict",
+    )
+    .await;
+    assert_eq!(
+        proxied.target,
+        format!("{PROXY}/api/v1/namespaces?dryrun=All&fieldManager=dryrun&fieldValidation=Strict")
+    );
+    assert_eq!(
+        straight.target,
+        "/api/v1/namespaces?fieldManager=dryrun&dryRun=All&fieldValidation=Strict"
+    );
+}
+
+#[tokio::test]
+async fn refusals_are_named_and_otherwise_unchanged() {
+    use AccessCode as C;
+    let ks = "Unauthorized: ";
+    let long = "x".repeat(64 * 1024);
+    for (by_proxy, code, message, expected) in [
+        (true, 401, format!("{ks}token not found in cache"), Some(C::TokenNotInCache)),
+        (false, 401, format!("{ks}token not found in cache"), Some(C::TokenNotInCache)),
+        (true, 401, format!("{ks}signature is invalid"), Some(C::SignatureInvalid)),
+        (true, 401, format!("{ks}jwt: token is expired by 3s"), Some(C::ClockSkew)),
+        (true, 401, format!("{ks}jwt: token used before issued, iat:1, now:0"), Some(C::ClockSkew)),
+        (true, 401, format!("{ks}user.iam.kubesphere.io \"u\" not found"), Some(C::UserMissing)),
+        (true, 401, format!("{ks}account is not active"), Some(C::UserDisabled)),
+        (true, 401, "Unauthorized".into(), Some(C::CredentialRejected)),
+        (false, 401, "Unauthorized".into(), None),
+        (
+            true,
+            403,
+            "services \":ks-apiserver:\" is forbidden: User \"x\" cannot get resource \"services/proxy\" in API group \"\" in the namespace \"kubesphere-system\"".into(),
+            Some(C::RouteForbidden),
+        ),
+        (true, 403, "pods is forbidden: User \"u\" cannot list resource \"pods\"".into(), None),
+        (true, 404, "services \"ks-apiserver\" not found".into(), Some(C::MemberNotReady)),
+        (false, 404, "services \"ks-apiserver\" not found".into(), None),
+        (true, 404, "pods \"x\" not found".into(), None),
+        (true, 503, "no endpoints available for service \":ks-apiserver:\"".into(), Some(C::MemberNotReady)),
+        (true, 503, "error trying to reach service: dial tcp 10.0.0.1:9090: connect: connection refused".into(), Some(C::MemberNotReady)),
+        (true, 503, long, None),
+    ] {
+        let words = message.clone();
+        let member = Member::start(None, move |_| {
+            let Reply::Answer(mut response) = status(code, "Reason", &words) else { unreachable!() };
+            // A member does not speak for the host.
+            response.headers_mut().insert(REFUSAL_HEADER, HeaderValue::from_static("WrongRole"));
+            Reply::Answer(response)
+        })
+        .await
+        .expect("member");
+        let registry = registry();
+        let connection = if by_proxy { proxied(&member.url()) } else { straight(&member.url()) };
+        registry.replace(vec![cluster("a", "1", connection)]);
+        let answer = registry.get("a").expect("member").forward(get(), hop("/kapis/x/v1/y")).await.expect("answer");
+        let shown = message.get(..60.min(message.len())).unwrap_or_default();
+        assert_eq!(answer.status(), code, "{shown}");
+        let header = answer.headers().get(REFUSAL_HEADER).map(|value| value.to_str().expect("text").to_owned());
+        assert_eq!(header, expected.map(|code| code.to_string()), "{shown}");
+        assert_eq!(answer.extensions().get().map(|MemberRefusal(code)| *code), expected, "{shown}");
+        let body: serde_json::Value =
+            serde_json::from_slice(&answer.into_body().collect().await.expect("body").to_bytes()).expect("json");
+        assert_eq!(body["message"], message);
+        let found = doctor::findings("a", &doctor::Answer { status: code, refusal: header, message });
+        if let Some(expected) = expected {
+            assert_eq!(found.iter().map(|finding| finding.code).collect::<Vec<_>>(), [expected]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn r9_what_gets_no_answer_has_a_code_and_a_status() {
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0))
+        .expect("port")
+        .local_addr()
+        .expect("address");
+    let hangup = Member::start(None, |_| Reply::Hangup)
+        .await
+        .expect("member");
+    let mut not_ready = cluster("ready", "3", straight("http://127.0.0.1:1"));
+    not_ready.data["status"] = json!({ "conditions": [{ "type": "Ready", "status": "False", "reason": "R", "message": "M" }] });
+    let registry = registry();
+    registry.replace(vec![
+        cluster("refused", "1", straight(&format!("http://{port}"))),
+        cluster("name", "2", straight("http://no-such-name.invalid")),
+        not_ready,
+        cluster("hangup", "4", proxied(&hangup.url())),
+        cluster("empty", "5", json!({ "type": "direct" })),
+        cluster("odd", "6", json!("odd")),
+        cluster(
+            "tls",
+            "7",
+            straight(&hangup.url().replace("http:", "https:")),
+        ),
+    ]);
+    use AccessCode as C;
+    for (name, code, status, retry) in [
+        ("refused", C::MemberUnreachable, 502, true),
+        ("name", C::NameNotResolved, 502, true),
+        ("ready", C::MemberNotReady, 503, true),
+        ("hangup", C::MemberUnreachable, 502, true),
+        ("empty", C::ConfigUnreadable, 503, true),
+        ("odd", C::ConfigUnreadable, 503, true),
+        ("tls", C::TLSUntrusted, 502, true),
+    ] {
+        let error = registry
+            .get(name)
+            .expect(name)
+            .forward(get(), hop("/kapis/x/v1/y"))
+            .await
+            .err()
+            .expect(name);
+        assert_eq!(
+            (error.code(), error.status().as_u16()),
+            (Some(code), status),
+            "{name}: {}",
+            error.evidence()
+        );
+        assert_eq!(error.retry_after().is_some(), retry, "{name}");
+        assert!(error.to_string().contains(&format!("cluster {name}")));
+    }
+}
+
+#[tokio::test]
+async fn s3_r15_redirects_name_the_cluster_or_are_refused() {
+    let member = Member::start(None, |seen| {
+        let Reply::Answer(mut response) = answer(302, "text/html", "moved") else {
+            unreachable!()
+        };
+        let to = if seen.target.contains("away") {
+            "http://169.254.169.254/latest".to_owned()
+        } else {
+            format!("{PROXY}/kapis/y/v1/z/?a=b")
+        };
+        response
+            .headers_mut()
+            .insert("location", to.parse().expect("value"));
+        Reply::Answer(response)
+    })
+    .await
+    .expect("member");
+    let registry = registry();
+    registry.replace(vec![cluster("a", "1", proxied(&member.url()))]);
+    let target = registry.get("a").expect("member");
+    for (form, expected) in [
+        (Form::Segment, "/kapis/clusters/a/y/v1/z/?a=b"),
+        (Form::Prefix, "/clusters/a/kapis/y/v1/z/?a=b"),
+    ] {
+        let mut hop = hop("/kapis/y/v1/z");
+        hop.form = form;
+        let answer = target.forward(get(), hop).await.expect("answer");
+        assert_eq!(
+            (
+                answer.status().as_u16(),
+                answer.headers()["location"].as_bytes()
+            ),
+            (302, expected.as_bytes())
+        );
+    }
+    let error = target
+        .forward(get(), hop("/kapis/away"))
+        .await
+        .err()
+        .expect("refused");
+    assert_eq!(
+        (error.status().as_u16(), error.code().is_some()),
+        (502, true)
+    );
+    assert_eq!(member.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn nothing_stays_open() {
+    let member = Member::start(None, |_| Reply::Stall).await.expect("member");
+    let registry = registry();
+    registry.replace(vec![cluster("a", "1", proxied(&member.url()))]);
+    let target = registry.get("a").expect("member");
+    let waiting =
+        tokio::spawn(async move { target.forward(get(), hop("/kapis/x/v1/y")).await.map(drop) });
+    until("it arrives", || member.seen().len() == 1).await;
+    assert_eq!(registry.open().requests, 1);
+    waiting.abort();
+    until("nothing stays open", || {
+        registry.open() == kah_net::Open::default() && member.connections() == 0
+    })
+    .await;
+}
