@@ -15,3 +15,5 @@ pub mod seed;
 pub mod status;
 pub mod time;
 pub mod version;
+
+pub use status::Status;

@@ -1,1 +1,14 @@
 //! Who is asking, and may they: tokens and their cache, passwords, users, global roles.
+//!
+//! This room knows no HTTP: it takes the value of an `Authorization` header and gives an identity or an error.
+
+pub mod authenticate;
+pub mod cache;
+pub mod clock;
+pub mod password;
+pub mod roles;
+pub mod token;
+pub mod users;
+
+pub use authenticate::{Authentication, AuthenticationError, GrantError, Identity, TokenPair};
+pub use roles::{Authorizer, Decision, GlobalRoles};
