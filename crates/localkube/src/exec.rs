@@ -1,11 +1,45 @@
 //! `pods/NAME/exec`: a small built-in shell in the Pod's own folder. It never runs a program of the machine.
+//!
+//! The protocol is `v5.channel.k8s.io` or `v4.channel.k8s.io` over a websocket: each binary message is one
+//! byte naming the channel, then its content (`k8s.io/apimachinery/pkg/util/remotecommand`).
+
+mod root;
+mod shell;
+mod terminal;
+mod words;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{SinkExt, StreamExt};
+use http::{HeaderValue, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::connect::{Body, Connect, refuse};
+use crate::connect::{Body, Connect, full, refuse};
 use crate::status::ApiError;
+use root::Root;
+use shell::{Shell, Stream};
+use terminal::{INTERRUPT, Input};
+
+const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ERROR: u8 = 3;
+/// v5: the channel named by the next byte has ended.
+const CLOSE: u8 = 255;
+/// Messages that wait in either direction.
+const QUEUE: usize = 16;
+const LARGEST: usize = 1 << 20;
 
 /// Where commands run.
 pub struct Target {
@@ -15,17 +49,230 @@ pub struct Target {
     pub variables: Vec<(String, String)>,
     /// Ends every session.
     pub stopped: CancellationToken,
+    /// Owns the sessions.
+    pub tasks: TaskTracker,
 }
 
 /// Answers a request for exec.
-pub fn answer(target: Result<Target, ApiError>, connect: Connect) -> http::Response<Body> {
-    let _ = connect;
-    match target {
-        Ok(_) => refuse(&ApiError::new(
-            501,
-            "NotImplemented",
-            "exec is not offered yet",
-        )),
+pub fn answer(target: Result<Target, ApiError>, connect: Connect) -> Response<Body> {
+    match target.and_then(|target| start(target, connect)) {
+        Ok(response) => response,
         Err(error) => refuse(&error),
     }
+}
+
+struct Session {
+    command: Vec<String>,
+    stdin: bool,
+    terminal: bool,
+}
+
+fn start(target: Target, connect: Connect) -> Result<Response<Body>, ApiError> {
+    let mut request = connect.request;
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let session = session(&query)?;
+    let value = |name: header::HeaderName| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let protocol = value(header::UPGRADE).to_ascii_lowercase();
+    if protocol.contains("spdy") {
+        return Err(ApiError::bad_request(
+            "localkube speaks websocket for exec, not SPDY/3.1: use kubectl 1.30 or newer",
+        ));
+    }
+    if protocol != "websocket" {
+        return Err(ApiError::bad_request("Upgrade request required"));
+    }
+    let offered = value(header::SEC_WEBSOCKET_PROTOCOL);
+    let chosen = PROTOCOLS
+        .into_iter()
+        .find(|known| offered.split(',').any(|name| name.trim() == *known))
+        .ok_or_else(|| {
+            let known = PROTOCOLS.join(", ");
+            ApiError::bad_request(format!(
+                "none of the offered subprotocols is known: use one of {known}"
+            ))
+        })?;
+    let key = value(header::SEC_WEBSOCKET_KEY);
+    if key.is_empty() {
+        return Err(ApiError::bad_request("Sec-WebSocket-Key is missing"));
+    }
+    let root = Root::open(&target.root)
+        .map_err(|error| ApiError::internal(format!("open the pod's folder: {error}")))?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()))
+        .map_err(|error| ApiError::internal(error.to_string()))?;
+    target.tasks.clone().spawn(async move {
+        let upgraded = tokio::select! {
+            () = target.stopped.cancelled() => return,
+            upgraded = upgrade => match upgraded {
+                Ok(upgraded) => TokioIo::new(upgraded),
+                Err(error) => {
+                    tracing::debug!(%error, "an exec session did not come about");
+                    return;
+                }
+            },
+        };
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(LARGEST))
+            .max_frame_size(Some(LARGEST));
+        let socket = WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await;
+        tokio::select! {
+            () = target.stopped.cancelled() => {}
+            () = serve(socket, root, target.variables, session) => {}
+        }
+    });
+    let mut response = Response::new(full(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    headers.insert(
+        header::SEC_WEBSOCKET_PROTOCOL,
+        HeaderValue::from_static(chosen),
+    );
+    Ok(response)
+}
+
+fn session(query: &str) -> Result<Session, ApiError> {
+    let mut session = Session {
+        command: Vec::new(),
+        stdin: false,
+        terminal: false,
+    };
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        let truth = !matches!(value.as_ref(), "false" | "0" | "");
+        match key.as_ref() {
+            "command" => session.command.push(value.into_owned()),
+            "stdin" => session.stdin = truth,
+            "tty" => session.terminal = truth,
+            _ => {}
+        }
+    }
+    if session.command.is_empty() {
+        return Err(ApiError::bad_request(
+            "you must specify at least one command",
+        ));
+    }
+    Ok(session)
+}
+
+fn message(channel: u8, content: &[u8]) -> Message {
+    let mut bytes = BytesMut::with_capacity(content.len() + 1);
+    bytes.put_u8(channel);
+    bytes.put_slice(content);
+    Message::Binary(bytes.freeze())
+}
+
+async fn serve<S>(
+    socket: WebSocketStream<S>,
+    root: Root,
+    variables: Vec<(String, String)>,
+    session: Session,
+) where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let (mut sink, mut stream) = socket.split();
+    let (typed, receiver) = mpsc::channel(QUEUE);
+    let (output, mut printed) = mpsc::channel(QUEUE);
+    let interrupt = Arc::new(Notify::new());
+    let terminal = session.terminal;
+    let mut shell = Shell {
+        root,
+        folder: "/".to_owned(),
+        variables,
+        input: Input::new(receiver, terminal, interrupt.clone()),
+        output,
+        last: 0,
+        left: false,
+    };
+    let command = session.command;
+    // An empty message tells the client that the connection stands.
+    if sink.send(message(STDOUT, b"")).await.is_err() {
+        return;
+    }
+    let running = async move { shell.run(&command).await };
+    let writing = async {
+        while let Some((stream, bytes)) = printed.recv().await {
+            let channel = match stream {
+                Stream::Stderr if !terminal => STDERR,
+                _ => STDOUT,
+            };
+            let bytes = if terminal {
+                with_returns(&bytes)
+            } else {
+                bytes
+            };
+            sink.send(message(channel, &bytes)).await?;
+        }
+        Ok::<_, tokio_tungstenite::tungstenite::Error>(())
+    };
+    let reading = async {
+        let mut typed = session.stdin.then_some(typed);
+        while let Some(Ok(received)) = stream.next().await {
+            let Message::Binary(bytes) = received else {
+                if matches!(received, Message::Close(_)) {
+                    return;
+                }
+                continue;
+            };
+            match bytes.split_first() {
+                Some((&STDIN, content)) if !content.is_empty() => {
+                    if terminal && content.contains(&INTERRUPT) {
+                        interrupt.notify_waiters();
+                    }
+                    if let Some(typed) = &typed {
+                        // Nobody may be reading any more; the rest of the session goes on without it.
+                        let _ = typed.send(bytes.slice(1..)).await;
+                    }
+                }
+                Some((&CLOSE, [STDIN])) => typed = None,
+                // Sizes of the terminal change nothing here.
+                _ => {}
+            }
+        }
+    };
+    let finished = async { tokio::join!(running, writing) };
+    let (code, written) = tokio::select! {
+        finished = finished => finished,
+        () = reading => return,
+    };
+    if written.is_err() {
+        return;
+    }
+    let _ = sink
+        .send(message(ERROR, verdict(code).to_string().as_bytes()))
+        .await;
+    let _ = sink.close().await;
+}
+
+/// A terminal begins a new line only where it is told to return as well.
+fn with_returns(bytes: &Bytes) -> Bytes {
+    let mut out = Vec::with_capacity(bytes.len() + 8);
+    for byte in bytes {
+        if *byte == b'\n' {
+            out.push(b'\r');
+        }
+        out.push(*byte);
+    }
+    out.into()
+}
+
+/// The Status on the error channel that ends a session.
+fn verdict(code: u8) -> Value {
+    if code == 0 {
+        return json!({"metadata": {}, "status": "Success"});
+    }
+    json!({
+        "metadata": {}, "status": "Failure",
+        "message": format!("command terminated with non-zero exit code: exit status {code}"),
+        "reason": "NonZeroExitCode",
+        "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+    })
 }

@@ -396,5 +396,6 @@ fn exec_target(node: &Inner, connect: &Connect) -> Result<crate::exec::Target, A
         root: handle.live.root.clone(),
         variables: variables.unwrap_or_default(),
         stopped: node.shutdown.clone(),
+        tasks: node.tasks.clone(),
     })
 }

@@ -134,6 +134,10 @@ impl Worker {
         };
         let mut tokens = Tokens::new();
         if local {
+            self.live.views.send_replace(resumed(&pod, &containers));
+            let init = init_views(&pod, (self.node.options.clock)());
+            let mut written = pod.status.clone().unwrap_or_default();
+            self.write_status(&mut written, &init, None).await;
             while let Err(error) = self.mount(&mut tokens, ip).await {
                 self.warn_mount(&error);
                 if let Some(over) = self.pause(RETRY).await {
@@ -159,7 +163,9 @@ impl Worker {
         let pod = self.pod();
         let stop = CancellationToken::new();
         let mut tasks: JoinSet<()> = JoinSet::new();
-        self.live.views.send_replace(resumed(&pod, containers));
+        if !local {
+            self.live.views.send_replace(resumed(&pod, containers));
+        }
         for (index, container) in containers.iter().enumerate() {
             if is_local(&self.node, container) {
                 let finished = matches!(
@@ -197,13 +203,13 @@ impl Worker {
         let mut ending: Option<Over> = None;
         loop {
             if tasks.is_empty() && ending.is_some() {
-                self.write_status(&mut written, &init, ip).await;
+                self.write_status(&mut written, &init, Some(ip)).await;
                 return ending.unwrap_or(Over::Gone);
             }
             let renew = self.renewal(tokens);
             tokio::select! {
                 changed = views.changed() => {
-                    if changed.is_ok() && !self.write_status(&mut written, &init, ip).await {
+                    if changed.is_ok() && !self.write_status(&mut written, &init, Some(ip)).await {
                         views.mark_changed();
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
@@ -367,13 +373,13 @@ impl Worker {
         &self,
         written: &mut k8s_openapi::api::core::v1::PodStatus,
         init: &[View],
-        ip: Ipv4Addr,
+        ip: Option<Ipv4Addr>,
     ) -> bool {
         let mut pod = self.pod().as_ref().clone();
         pod.status = Some(written.clone());
         let views = self.live.views.borrow().clone();
         let now = (self.node.options.clock)();
-        let status = status::compute(&pod, &views, init, Some(ip), now);
+        let status = status::compute(&pod, &views, init, ip, now);
         if status == *written {
             return true;
         }

@@ -144,7 +144,13 @@ async fn http(action: &HTTPGetAction, container: &Container, ip: Ipv4Addr) -> Re
         .map_err(|error| failed(&error))?;
     let stream = TcpStream::connect((host.as_str(), port))
         .await
-        .map_err(|error| failed(&format!("dial tcp {host}:{port}: {error}")))?;
+        .map_err(|error| {
+            let why = match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+                _ => error.to_string(),
+            };
+            failed(&format!("dial tcp {host}:{port}: {why}"))
+        })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| failed(&error))?;
