@@ -163,9 +163,7 @@ impl Cluster {
             let limits = options.limits;
             let opened = tokio::task::spawn_blocking(move || Store::open(&path, limits)).await;
             (
-                opened
-                    .unwrap_or(Err(StoreError::Closed))
-                    .map_err(storage)?,
+                opened.unwrap_or(Err(StoreError::Closed)).map_err(storage)?,
                 Authority::open(&pki, &options.name, now).map_err(authority_error)?,
             )
         };
@@ -229,8 +227,9 @@ impl Cluster {
             .chain(rbac::bootstrap())
             .chain(options.objects.iter().cloned())
             .collect();
-        let (namespaces, others): (Vec<Value>, Vec<Value>) =
-            all.into_iter().partition(|object| object["kind"] == "Namespace");
+        let (namespaces, others): (Vec<Value>, Vec<Value>) = all
+            .into_iter()
+            .partition(|object| object["kind"] == "Namespace");
         for stage in [namespaces, options.crds.clone(), others] {
             self.api
                 .ensure(stage)

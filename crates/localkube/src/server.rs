@@ -187,8 +187,7 @@ impl Api {
                     .map(|(_, stored)| stored.value())
                     .collect::<Vec<_>>()
             });
-            let policy =
-                Policy::from_objects(&cluster_roles, &roles, &cluster_bindings, &bindings);
+            let policy = Policy::from_objects(&cluster_roles, &roles, &cluster_bindings, &bindings);
             self.inner.policy.store(Arc::new(policy));
             self.inner
                 .policy_revision

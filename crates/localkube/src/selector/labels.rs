@@ -144,10 +144,7 @@ impl Parser {
                 Operator::Less(self.number()?)
             }
             other => {
-                return Err(wrong(
-                    other,
-                    "in, notin, =, ==, !=, gt, lt",
-                ));
+                return Err(wrong(other, "in, notin, =, ==, !=, gt, lt"));
             }
         };
         Ok((key, operator))
@@ -163,9 +160,7 @@ impl Parser {
 
     fn number(&mut self) -> Result<i64, ApiError> {
         let token = self.identifier()?;
-        token
-            .parse()
-            .map_err(|_| wrong(&token, "an integer"))
+        token.parse().map_err(|_| wrong(&token, "an integer"))
     }
 
     fn values(&mut self) -> Result<Vec<String>, ApiError> {

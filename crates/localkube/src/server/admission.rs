@@ -175,7 +175,9 @@ impl Api {
             let label = format!(
                 "{}/{}",
                 port.get("port").and_then(Value::as_u64).unwrap_or(0),
-                port.get("protocol").and_then(Value::as_str).unwrap_or("TCP")
+                port.get("protocol")
+                    .and_then(Value::as_str)
+                    .unwrap_or("TCP")
             );
             let proposal = i64::from(service::node_port(namespace, &name, &label, 0));
             if given == proposal && taken.contains(&given) {

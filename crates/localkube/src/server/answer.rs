@@ -136,7 +136,8 @@ impl Form {
             View::Whole => object,
             View::Metadata => metadata_only(&object),
             View::Table(include) => {
-                let metadata = json!({"resourceVersion": object.pointer("/metadata/resourceVersion")});
+                let metadata =
+                    json!({"resourceVersion": object.pointer("/metadata/resourceVersion")});
                 table::render(kind, &[object], &metadata, include, now)
             }
         }
@@ -188,8 +189,7 @@ impl Form {
 
     /// An error, as its Status.
     pub fn refuse(self, error: &ApiError) -> Response<Body> {
-        let code =
-            StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         self.document(code, &error.to_status())
     }
 }

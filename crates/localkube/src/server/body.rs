@@ -70,8 +70,9 @@ pub(super) fn parse(headers: &HeaderMap, bytes: &[u8], expected: &str) -> Result
             };
             unreadable("json", &text)
         }),
-        "application/yaml" => serde_saphyr::from_slice(bytes)
-            .map_err(|error| unreadable("yaml", &error.to_string())),
+        "application/yaml" => {
+            serde_saphyr::from_slice(bytes).map_err(|error| unreadable("yaml", &error.to_string()))
+        }
         _ => Err(ApiError::new(
             415,
             "UnsupportedMediaType",

@@ -49,18 +49,6 @@ impl Context {
         ApiError::not_found(&self.kind.group, &self.kind.plural, &self.target.name)
     }
 
-    pub fn conflict(&self, name: &str, why: &str) -> ApiError {
-        ApiError::conflict(&self.kind.group, &self.kind.plural, name, why)
-    }
-
-    /// The conflict of two writers.
-    pub fn modified(&self, name: &str) -> ApiError {
-        self.conflict(
-            name,
-            "the object has been modified; please apply your changes to the latest version and try again",
-        )
-    }
-
     pub fn invalid(&self, name: &str, faults: &[FieldError]) -> ApiError {
         ApiError::invalid(&self.kind.group, &self.kind.kind, name, faults)
     }

@@ -59,7 +59,8 @@ pub(super) enum Outcome {
 
 /// Whether an object that is being deleted has nothing left to wait for.
 pub(super) fn may_go(kind: &Kind, object: &Value) -> bool {
-    if metadata::get(object, "deletionTimestamp").is_null() || !metadata::finalizers(object).is_empty()
+    if metadata::get(object, "deletionTimestamp").is_null()
+        || !metadata::finalizers(object).is_empty()
     {
         return false;
     }
@@ -225,7 +226,10 @@ impl Api {
                 path,
             };
             let name = metadata::text(&object, "name").to_owned();
-            match self.remove(&kind, &context.user, &key, &name, &options).await {
+            match self
+                .remove(&kind, &context.user, &key, &name, &options)
+                .await
+            {
                 Ok(_) => objects.push(in_version(&kind, object)),
                 Err(error) if error.code == 404 => {}
                 Err(error) => return Err(error),
@@ -264,7 +268,11 @@ impl Api {
             let mut new = current.clone();
             let marked = !metadata::get(&current, "deletionTimestamp").is_null();
             let graceful = kind.storage_key() == GRACEFUL;
-            let mut grace = if graceful { options.grace_of(&current) } else { 0 };
+            let mut grace = if graceful {
+                options.grace_of(&current)
+            } else {
+                0
+            };
             if marked && graceful {
                 // A second deletion can only shorten what the first one gave.
                 let given = metadata::get(&current, "deletionGracePeriodSeconds")
@@ -285,7 +293,10 @@ impl Api {
                 finalizers.retain(|name| name != "orphan" && name != "foregroundDeletion");
             }
             finalizers.extend(wanted.map(str::to_owned));
-            if kind.storage_key() == DEFINITIONS && !finalizers.iter().any(|name| name == CLEANUP) && !marked {
+            if kind.storage_key() == DEFINITIONS
+                && !finalizers.iter().any(|name| name == CLEANUP)
+                && !marked
+            {
                 finalizers.push(CLEANUP.to_owned());
             }
             metadata::set(&mut new, "finalizers", json!(finalizers));
@@ -293,7 +304,9 @@ impl Api {
                 let seconds = u64::try_from(grace).unwrap_or(0);
                 let end = self
                     .now()
-                    .checked_add(SignedDuration::try_from(Duration::from_secs(seconds)).unwrap_or_default())
+                    .checked_add(
+                        SignedDuration::try_from(Duration::from_secs(seconds)).unwrap_or_default(),
+                    )
                     .unwrap_or_else(|_| self.now());
                 let before = metadata::get(&current, "deletionGracePeriodSeconds").as_i64();
                 if !marked || before != Some(grace) {

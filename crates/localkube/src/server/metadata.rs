@@ -166,12 +166,7 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
             ));
         }
     }
-    let strings = |field: &str| {
-        get(object, field)
-            .as_object()
-            .cloned()
-            .unwrap_or_default()
-    };
+    let strings = |field: &str| get(object, field).as_object().cloned().unwrap_or_default();
     for (key, value) in strings("labels") {
         for detail in check_label_key(&key) {
             faults.push(fault(
@@ -211,12 +206,21 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
         .enumerate()
     {
         for field in ["apiVersion", "kind", "name", "uid"] {
-            if owner.get(field).and_then(Value::as_str).unwrap_or_default().is_empty() {
+            if owner
+                .get(field)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .is_empty()
+            {
                 faults.push(fault(
                     &format!("metadata.ownerReferences[{index}].{field}"),
                     format!(
                         "Invalid value: \"\": {} must not be empty",
-                        if field == "apiVersion" { "version" } else { field }
+                        if field == "apiVersion" {
+                            "version"
+                        } else {
+                            field
+                        }
                     ),
                 ));
             }
@@ -240,7 +244,13 @@ pub(super) fn wrong_type(object: &Value) -> Option<String> {
         Some(Value::Object(metadata)) => metadata,
         Some(_) => return Some("metadata".to_owned()),
     };
-    for field in ["name", "generateName", "namespace", "uid", "resourceVersion"] {
+    for field in [
+        "name",
+        "generateName",
+        "namespace",
+        "uid",
+        "resourceVersion",
+    ] {
         if metadata
             .get(field)
             .is_some_and(|value| !value.is_string() && !value.is_null())

@@ -104,7 +104,8 @@ impl Target {
         } else if self.name.is_empty() && self.verb == "delete" {
             self.verb = "deletecollection".to_owned();
         }
-        if self.name.is_empty() && matches!(self.verb.as_str(), "list" | "watch" | "deletecollection")
+        if self.name.is_empty()
+            && matches!(self.verb.as_str(), "list" | "watch" | "deletecollection")
         {
             // A selector that demands one name is authorised as that name.
             let selector = query.get("fieldSelector").unwrap_or_default();

@@ -64,7 +64,9 @@ pub(super) fn too_large(asked: u64, current: u64) -> ApiError {
 
 /// `GET` of one object.
 pub(super) fn get(store: &Store, context: &mut Context) -> Result<Response<Body>, ApiError> {
-    let stored = store.get(&context.key()).ok_or_else(|| context.not_found())?;
+    let stored = store
+        .get(&context.key())
+        .ok_or_else(|| context.not_found())?;
     let form = context.form;
     if context.as_stored()
         && form.view == View::Whole
@@ -160,7 +162,10 @@ pub(super) fn list(store: &Store, context: &mut Context) -> Result<Response<Body
 /// The revision to read at, and the path after which to go on.
 fn position(store: &Store, context: &Context) -> Result<(Option<u64>, Option<String>), ApiError> {
     let given = context.resource_version()?;
-    let matching = context.query.get("resourceVersionMatch").unwrap_or_default();
+    let matching = context
+        .query
+        .get("resourceVersionMatch")
+        .unwrap_or_default();
     let fault = |reason, detail: &str| {
         Err(options_fault(
             "ListOptions",
@@ -193,7 +198,11 @@ fn position(store: &Store, context: &Context) -> Result<(Option<u64>, Option<Str
             );
         }
     }
-    if let Some(token) = context.query.get("continue").filter(|text| !text.is_empty()) {
+    if let Some(token) = context
+        .query
+        .get("continue")
+        .filter(|text| !text.is_empty())
+    {
         if given.is_some_and(|revision| revision != 0) {
             return Err(ApiError::bad_request(
                 "specifying resource version is not allowed when using continue",

@@ -54,7 +54,14 @@ impl Api {
                 let mut warnings = Vec::new();
                 if self.store().get(&key).is_none() {
                     match self
-                        .insert(&kind, &user, &namespace, object.clone(), false, &mut warnings)
+                        .insert(
+                            &kind,
+                            &user,
+                            &namespace,
+                            object.clone(),
+                            false,
+                            &mut warnings,
+                        )
                         .await
                     {
                         Ok(_) => {}

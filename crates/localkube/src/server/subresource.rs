@@ -89,10 +89,7 @@ impl Api {
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
         let key = context.key();
-        let stored = self
-            .store()
-            .get(&key)
-            .ok_or_else(|| context.not_found())?;
+        let stored = self.store().get(&key).ok_or_else(|| context.not_found())?;
         let current = scale_of(scale, &context.read(&stored));
         let form = context.form;
         if context.target.verb == "get" {
@@ -124,9 +121,7 @@ impl Api {
             let fault = crate::status::FieldError {
                 field: "spec.replicas".to_owned(),
                 reason: "FieldValueInvalid",
-                detail: format!(
-                    "Invalid value: {replicas}: must be greater than or equal to 0"
-                ),
+                detail: format!("Invalid value: {replicas}: must be greater than or equal to 0"),
             };
             return Err(ApiError::invalid(
                 "autoscaling",
@@ -246,7 +241,10 @@ impl Api {
             }
             let mut object = object.clone();
             set_path(&mut object, ".spec.nodeName", node.clone().into());
-            if !object.pointer("/status/conditions").is_some_and(Value::is_array) {
+            if !object
+                .pointer("/status/conditions")
+                .is_some_and(Value::is_array)
+            {
                 set_path(&mut object, ".status.conditions", json!([]));
             }
             if let Some(conditions) = object
@@ -321,15 +319,19 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         let target = &context.target;
         // A Service may be named with a scheme and a port: `[scheme:]name[:port]`.
-        let name = match (target.resource.as_str(), target.name.split(':').collect::<Vec<_>>().as_slice()) {
+        let name = match (
+            target.resource.as_str(),
+            target.name.split(':').collect::<Vec<_>>().as_slice(),
+        ) {
             ("services" | "pods" | "nodes", [name, _]) => (*name).to_owned(),
             ("services" | "pods" | "nodes", [_, name, _]) => (*name).to_owned(),
             _ => target.name.clone(),
         };
         let key = Key::new(&context.kind.storage_key(), context.namespace(), &name);
-        let stored = self.store().get(&key).ok_or_else(|| {
-            ApiError::not_found(&context.kind.group, &context.kind.plural, &name)
-        })?;
+        let stored = self
+            .store()
+            .get(&key)
+            .ok_or_else(|| ApiError::not_found(&context.kind.group, &context.kind.plural, &name))?;
         let object = context.read(&stored);
         let connector = self
             .connector()
@@ -351,7 +353,13 @@ impl Api {
 /// The Scale of an object.
 fn scale_of(scale: &Scale, object: &Value) -> Value {
     let mut metadata = serde_json::Map::new();
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
         let value = metadata::get(object, field);
         if !value.is_null() {
             metadata.insert(field.to_owned(), value);
@@ -384,7 +392,10 @@ fn selector_text(selector: &Value) -> String {
     let mut parts: Vec<String> = Vec::new();
     let labels = selector.get("matchLabels").or(
         // ReplicationControllers select by a plain map.
-        selector.get("matchExpressions").is_none().then_some(selector),
+        selector
+            .get("matchExpressions")
+            .is_none()
+            .then_some(selector),
     );
     for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
         if let Some(value) = value.as_str() {

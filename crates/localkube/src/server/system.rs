@@ -99,9 +99,7 @@ impl Api {
             ["apis"] => Some(discovery::api_group_list(kinds.all())),
             ["apis", group] => discovery::api_group(kinds.all(), group),
             ["api", "v1"] => discovery::api_resource_list(kinds.all(), "", "v1"),
-            ["apis", group, version] => {
-                discovery::api_resource_list(kinds.all(), group, version)
-            }
+            ["apis", group, version] => discovery::api_resource_list(kinds.all(), group, version),
             ["openapi", "v3"] => Some(self.documents().v3_index(kinds.all())),
             ["openapi", "v2"] => {
                 let bytes = self.documents().v2(kinds.all());
@@ -121,7 +119,14 @@ impl Api {
                         paths.push(format!("/apis/{}/{}", kind.group, kind.version));
                     }
                 }
-                for path in ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"] {
+                for path in [
+                    "/healthz",
+                    "/livez",
+                    "/openapi/v2",
+                    "/openapi/v3",
+                    "/readyz",
+                    "/version",
+                ] {
                     paths.push(path.to_owned());
                 }
                 paths.sort();

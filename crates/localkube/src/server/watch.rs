@@ -74,7 +74,9 @@ pub(super) fn watch(
     };
     match initial {
         Some(_) if matching != "NotOlderThan" => {
-            return fault("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+            return fault(
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            );
         }
         None if !matching.is_empty() => {
             return fault(
@@ -117,7 +119,10 @@ pub(super) fn watch(
         Ok(watch) => watch,
         Err(error) => {
             // As kube-apiserver does: the stream starts, and its one event is the error.
-            let line = line("ERROR", &expired(&error).to_status().to_string().into_bytes());
+            let line = line(
+                "ERROR",
+                &expired(&error).to_status().to_string().into_bytes(),
+            );
             return Ok(respond(context.form, stream::iter([Ok(Frame::data(line))])));
         }
     };
@@ -277,8 +282,7 @@ impl Stream {
     }
 
     fn push(&mut self, kind: &str, stored: &Stored) {
-        let plain = self.form.view == View::Whole
-            && self.kind.version == self.kind.storage_version;
+        let plain = self.form.view == View::Whole && self.kind.version == self.kind.storage_version;
         let line = if plain {
             line(kind, &stored.bytes)
         } else {

@@ -8,7 +8,7 @@ use crate::identity::User;
 use crate::kind::Kind;
 use crate::patch::{self, PatchType};
 use crate::status::{ApiError, FieldError};
-use crate::store::{Change, Document, Expect, Key, Stored, StoreError};
+use crate::store::{Change, Document, Expect, Key, StoreError, Stored};
 
 use super::context::{Context, in_version};
 use super::{Api, body, delete, metadata};
@@ -66,8 +66,15 @@ impl Api {
         let dry_run = context.dry_run("CreateOptions")?;
         let namespace = context.namespace().to_owned();
         let (kind, user) = (context.kind.clone(), context.user.clone());
-        self.insert(&kind, &user, &namespace, object, dry_run, &mut context.warnings)
-            .await
+        self.insert(
+            &kind,
+            &user,
+            &namespace,
+            object,
+            dry_run,
+            &mut context.warnings,
+        )
+        .await
     }
 
     /// Makes an object exist.
@@ -281,7 +288,9 @@ impl Api {
             let mut told = Vec::new();
             let new = self.prepare_update(update, &current, new, &mut told)?;
             let gone = delete::may_go(kind, &new);
-            if !gone && without_version(&new) == without_version(&metadata::arrange(kind, current.clone()))
+            if !gone
+                && without_version(&new)
+                    == without_version(&metadata::arrange(kind, current.clone()))
             {
                 warnings.extend(told);
                 return Ok(current);
@@ -292,7 +301,11 @@ impl Api {
             }
             let written = if gone {
                 self.store()
-                    .write(key.clone(), Expect::Revision(stored.revision), Change::Delete)
+                    .write(
+                        key.clone(),
+                        Expect::Revision(stored.revision),
+                        Change::Delete,
+                    )
                     .await
             } else {
                 let document = Change::Put(Document::new(&new));
@@ -340,7 +353,9 @@ impl Api {
             "name",
             "namespace",
         ] {
-            if update.part != Part::System || !field.starts_with("deletion") && field != "generation" {
+            if update.part != Part::System
+                || !field.starts_with("deletion") && field != "generation"
+            {
                 metadata::set(&mut new, field, metadata::get(current, field));
             }
         }

@@ -1,0 +1,5 @@
+//! The room from outside.
+
+mod durability;
+mod model;
+mod rest;
