@@ -71,6 +71,9 @@ pub enum AuthorityError {
     /// A kept certificate is not PEM.
     #[error("read the certificate of the authority")]
     Pem(#[source] rustls::pki_types::pem::Error),
+    /// More groups than a certificate made here can name.
+    #[error("name {0} groups in a client certificate, which takes two")]
+    Groups(usize),
     /// Only one half of a certificate and key pair is there: making a new one would silently turn away
     /// everyone who holds a credential of the old.
     #[error("{present} is there but {missing} is not")]
@@ -194,7 +197,8 @@ impl Authority {
         self.sign(params, now)
     }
 
-    /// A certificate that authenticates `user` (common name) as a member of `groups` (organisations).
+    /// A certificate that authenticates `user` (common name) as a member of `groups` (organisations),
+    /// of which there may be two.
     pub fn client_certificate(
         &self,
         user: &str,
@@ -203,10 +207,17 @@ impl Authority {
     ) -> Result<Issued, AuthorityError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(user);
-        for group in groups {
-            params
-                .distinguished_name
-                .push(DnType::OrganizationName, *group);
+        // A name holds one value of each type; the type written as its number (X.520 organizationName) is
+        // a second type to the maker of the certificate and the same to its reader.
+        let types = [
+            DnType::OrganizationName,
+            DnType::CustomDnType(vec![2, 5, 4, 10]),
+        ];
+        if groups.len() > types.len() {
+            return Err(AuthorityError::Groups(groups.len()));
+        }
+        for (kind, group) in types.into_iter().zip(groups) {
+            params.distinguished_name.push(kind, *group);
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(params, now)
@@ -281,3 +292,6 @@ fn set_validity(params: &mut CertificateParams, now: Timestamp, life: Duration) 
     params.not_before = epoch + now.saturating_sub(BACKDATE);
     params.not_after = epoch + now + life;
 }
+
+#[cfg(test)]
+mod tests;

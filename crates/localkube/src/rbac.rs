@@ -27,13 +27,18 @@ pub struct Policy {
 }
 
 struct Binding {
+    /// As explanations name it: kind and name, with the namespace of a RoleBinding.
+    shown: String,
     subjects: Vec<Subject>,
     role: RoleRef,
 }
 
-enum Subject {
-    User(String),
-    Group(String),
+struct Subject {
+    /// A group, or else a user.
+    group: bool,
+    name: String,
+    /// As explanations name it.
+    shown: String,
 }
 
 struct RoleRef {
@@ -85,14 +90,41 @@ impl Policy {
     /// # Errors
     /// The text that follows `… is forbidden: ` in Kubernetes' answer.
     pub fn authorize(&self, user: &User, attributes: &Attributes) -> Result<(), String> {
-        if self
-            .rules_of(user, &attributes.namespace)
-            .any(|rule| rule.allows(attributes))
-        {
+        let allowed = is_master(user)
+            || self
+                .rules_of(user, &attributes.namespace)
+                .any(|rule| rule.allows(attributes));
+        if allowed {
             Ok(())
         } else {
             Err(refusal(user, attributes))
         }
+    }
+
+    /// Why the user may do this, in Kubernetes' words; `None` if they may not. Members of
+    /// system:masters may do everything, whatever the bindings say, and no reason is given.
+    pub fn explain(&self, user: &User, attributes: &Attributes) -> Option<String> {
+        if is_master(user) {
+            return Some(String::new());
+        }
+        self.bindings_of(user, &attributes.namespace)
+            .find(|(binding, _)| {
+                self.role(&binding.role, &attributes.namespace)
+                    .is_some_and(|rules| rules.iter().any(|rule| rule.allows(attributes)))
+            })
+            .map(|(binding, subject)| {
+                let kind = if binding.role.cluster {
+                    "ClusterRole"
+                } else {
+                    "Role"
+                };
+                format!(
+                    "RBAC: allowed by {} of {kind} {} to {}",
+                    binding.shown,
+                    quoted(&binding.role.name),
+                    subject.shown,
+                )
+            })
     }
 
     /// Every rule that holds for the user in a namespace (empty: at the cluster scope only): those of
@@ -102,27 +134,24 @@ impl Policy {
         user: &'a User,
         namespace: &'a str,
     ) -> impl Iterator<Item = &'a Rule> {
-        let local = self
-            .bindings
-            .get(namespace)
-            .filter(|_| !namespace.is_empty())
-            .into_iter()
-            .flatten();
-        self.cluster_bindings
-            .iter()
-            .filter(|binding| binding.role.cluster)
-            .chain(local)
-            .filter(|binding| binding.covers(user))
-            .filter_map(move |binding| self.role(&binding.role, namespace))
+        self.bindings_of(user, namespace)
+            .filter_map(move |(binding, _)| self.role(&binding.role, namespace))
             .flatten()
     }
 
-    /// Bindings of the user whose role does not exist, as `(role is a ClusterRole, name)`.
-    fn dangling<'a>(
+    /// Bindings of the user whose role does not exist: the names of these roles.
+    fn dangling<'a>(&'a self, user: &'a User, namespace: &'a str) -> impl Iterator<Item = &'a str> {
+        self.bindings_of(user, namespace)
+            .filter(move |(binding, _)| self.role(&binding.role, namespace).is_none())
+            .map(|(binding, _)| binding.role.name.as_str())
+    }
+
+    /// The bindings that count in a namespace, each with the subject by which it covers the user.
+    fn bindings_of<'a>(
         &'a self,
         user: &'a User,
         namespace: &'a str,
-    ) -> impl Iterator<Item = (bool, &'a str)> {
+    ) -> impl Iterator<Item = (&'a Binding, &'a Subject)> {
         let local = self
             .bindings
             .get(namespace)
@@ -132,9 +161,7 @@ impl Policy {
         self.cluster_bindings
             .iter()
             .chain(local)
-            .filter(|binding| binding.covers(user))
-            .filter(move |binding| self.role(&binding.role, namespace).is_none())
-            .map(|binding| (binding.role.cluster, binding.role.name.as_str()))
+            .filter_map(move |binding| Some((binding, binding.subject(user)?)))
     }
 
     fn role(&self, role: &RoleRef, namespace: &str) -> Option<&Vec<Rule>> {
@@ -148,10 +175,17 @@ impl Policy {
 
 impl Binding {
     fn read(binding: &Value, namespace: &str) -> Option<Self> {
+        let name = text(binding, "/metadata/name");
+        let shown = if namespace.is_empty() {
+            format!("ClusterRoleBinding {}", quoted(&name))
+        } else {
+            format!("RoleBinding {}", quoted(&format!("{name}/{namespace}")))
+        };
         let role = RoleRef {
             cluster: match text(binding, "/roleRef/kind").as_str() {
                 "ClusterRole" => true,
-                "Role" => false,
+                // A ClusterRoleBinding cannot point into a namespace.
+                "Role" if !namespace.is_empty() => false,
                 _ => return None,
             },
             name: text(binding, "/roleRef/name"),
@@ -162,34 +196,55 @@ impl Binding {
             .flatten()
             .filter_map(|subject| Subject::read(subject, namespace))
             .collect();
-        Some(Binding { subjects, role })
+        Some(Binding {
+            shown,
+            subjects,
+            role,
+        })
     }
 
-    fn covers(&self, user: &User) -> bool {
-        self.subjects.iter().any(|subject| match subject {
-            Subject::User(name) => *name == user.name,
-            Subject::Group(name) => user.groups.contains(name),
+    fn subject(&self, user: &User) -> Option<&Subject> {
+        self.subjects.iter().find(|subject| {
+            if subject.group {
+                user.groups.contains(&subject.name)
+            } else {
+                subject.name == user.name
+            }
         })
     }
 }
 
 impl Subject {
     fn read(subject: &Value, binding_namespace: &str) -> Option<Self> {
-        let name = text(subject, "/name");
-        match text(subject, "/kind").as_str() {
-            "User" => Some(Subject::User(name)),
-            "Group" => Some(Subject::Group(name)),
-            "ServiceAccount" => {
-                let mut namespace = text(subject, "/namespace");
-                if namespace.is_empty() {
-                    namespace = binding_namespace.to_owned();
-                }
-                (!namespace.is_empty())
-                    .then(|| Subject::User(format!("system:serviceaccount:{namespace}:{name}")))
-            }
-            _ => None,
+        let (kind, name) = (text(subject, "/kind"), text(subject, "/name"));
+        let mut namespace = text(subject, "/namespace");
+        if namespace.is_empty() {
+            namespace = binding_namespace.to_owned();
         }
+        let account = kind == "ServiceAccount";
+        if account && namespace.is_empty() || !matches!(&*kind, "User" | "Group" | "ServiceAccount")
+        {
+            return None;
+        }
+        let shown = if account {
+            quoted(&format!("{name}/{namespace}"))
+        } else {
+            quoted(&name)
+        };
+        Some(Subject {
+            group: kind == "Group",
+            shown: format!("{kind} {shown}"),
+            name: if account {
+                format!("system:serviceaccount:{namespace}:{name}")
+            } else {
+                name
+            },
+        })
     }
+}
+
+fn is_master(user: &User) -> bool {
+    user.groups.iter().any(|group| group == "system:masters")
 }
 
 fn refusal(user: &User, attributes: &Attributes) -> String {

@@ -207,3 +207,6 @@ async fn refuse_plain(mut stream: TcpStream) -> io::Result<()> {
         .await?;
     stream.shutdown().await
 }
+
+#[cfg(test)]
+mod tests;

@@ -287,12 +287,7 @@ pub fn answer_token_request(
             reason: "FieldValueInvalid",
             detail: format!("Invalid value: {life}: {detail}"),
         };
-        ApiError::invalid(
-            "authentication.k8s.io",
-            "TokenRequest",
-            &reference.name,
-            &[fault],
-        )
+        ApiError::invalid("authentication.k8s.io", "TokenRequest", "", &[fault])
     };
     if life < SHORTEST_LIFE {
         return Err(fault("may not specify a duration less than 10 minutes"));
@@ -316,8 +311,7 @@ pub fn answer_token_request(
             "Secret" => ("secrets", &mut secret),
             _ => {
                 return Err(ApiError::bad_request(format!(
-                    "cannot bind token for serviceaccount \"{}\" to {}",
-                    reference.name,
+                    "cannot bind token to object of type {}",
                     bound_type(&text(bound, "/apiVersion"), &kind)
                 )));
             }

@@ -45,9 +45,11 @@ pub(super) fn apply(
         if uid.is_empty() && groups.is_empty() && extra.is_empty() {
             return Ok(user);
         }
-        return Err(ApiError::internal(format!(
-            "requested [{}] without impersonating a user name",
-            "impersonation"
+        return Err(ApiError::bad_request(format!(
+            "requested &user.DefaultInfo{{Name:\"\", UID:{}, Groups:{}, Extra:{}}} without impersonating a user name",
+            serde_json::Value::from(uid),
+            go_strings(&groups),
+            go_extra(&extra),
         )));
     }
 
@@ -122,4 +124,30 @@ pub(super) fn apply(
         groups,
         extra,
     })
+}
+
+/// A list as Go's `%#v` prints it.
+fn go_strings(list: &[String]) -> String {
+    if list.is_empty() {
+        return "[]string(nil)".to_owned();
+    }
+    let items: Vec<String> = list
+        .iter()
+        .map(|item| serde_json::Value::from(item.as_str()).to_string())
+        .collect();
+    format!("[]string{{{}}}", items.join(", "))
+}
+
+fn go_extra(extra: &[(String, Vec<String>)]) -> String {
+    if extra.is_empty() {
+        return "map[string][]string(nil)".to_owned();
+    }
+    let items: Vec<String> = extra
+        .iter()
+        .map(|(key, values)| {
+            let key = serde_json::Value::from(key.as_str());
+            format!("{key}:{}", go_strings(values))
+        })
+        .collect();
+    format!("map[string][]string{{{}}}", items.join(", "))
 }

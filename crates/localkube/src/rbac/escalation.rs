@@ -24,7 +24,7 @@ impl Policy {
         new: &Value,
         old: Option<&Value>,
     ) -> Result<(), ApiError> {
-        if user.groups.iter().any(|group| group == "system:masters") {
+        if super::is_master(user) {
             return Ok(());
         }
         match plural {
@@ -78,7 +78,7 @@ impl Policy {
             }
         }
         match self.missing(user, &namespace, &rule::read_all(new)) {
-            Some(missing) => refuse(self.explain(user, plural, &namespace, &missing)),
+            Some(missing) => refuse(self.shortfall(user, plural, &namespace, &missing)),
             None => Ok(()),
         }
     }
@@ -115,7 +115,7 @@ impl Policy {
         let rules = rules.ok_or_else(|| ApiError::not_found(GROUP, plural, &role))?;
         match self.missing(user, &namespace, rules) {
             Some(missing) => {
-                let why = self.explain(user, plural, &namespace, &missing);
+                let why = self.shortfall(user, plural, &namespace, &missing);
                 Err(ApiError::forbidden(GROUP, plural, &name, &why))
             }
             None => Ok(()),
@@ -147,7 +147,7 @@ impl Policy {
         (!missing.is_empty()).then_some(missing)
     }
 
-    fn explain(&self, user: &User, plural: &str, namespace: &str, missing: &[Rule]) -> String {
+    fn shortfall(&self, user: &User, plural: &str, namespace: &str, missing: &[Rule]) -> String {
         let groups: Vec<String> = user.groups.iter().map(|group| quoted(group)).collect();
         let mut text = format!(
             "user {} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
@@ -158,7 +158,7 @@ impl Policy {
         // Kubernetes names the resource of the request here, whatever the role's own kind is.
         let unresolved: Vec<String> = self
             .dangling(user, namespace)
-            .map(|(_, name)| format!("{plural}.{GROUP} {} not found", quoted(name)))
+            .map(|name| format!("{plural}.{GROUP} {} not found", quoted(name)))
             .collect();
         if !unresolved.is_empty() {
             text.push_str(&format!("; resolution errors: [{}]", unresolved.join(", ")));
