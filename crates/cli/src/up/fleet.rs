@@ -163,20 +163,20 @@ impl Fleet {
             .get_or_insert_default()
             .entry("kubesphere.yaml".into())
             .or_default();
-        let (key, value, said) = match fault.kind {
+        let (path, value, said) = match fault.kind {
             Kind::TokenCache => (
-                "accessTokenMaxAge",
+                ["authentication", "oauthOptions", "accessTokenMaxAge"].as_slice(),
                 "2h".to_owned(),
                 "accessTokenMaxAge is 2h, so it looks every token up in its own cache",
             ),
             Kind::JwtSecret => (
-                "jwtSecret",
+                ["authentication", "jwtSecret"].as_slice(),
                 random_text(32),
                 "jwtSecret is another one than the host's",
             ),
         };
-        *text = set_line(text, key, &value)
-            .ok_or_else(|| failed(&format!("find {key} in the configuration")))?;
+        *text = kah_api::config::edit::set(text, path, &value)
+            .map_err(|error| failed("edit the configuration").because(error))?;
         maps.replace(seed::CONFIG, &PostParams::default(), &map)
             .await
             .map_err(|error| failed("write the configuration").because(error))?;
@@ -237,27 +237,6 @@ impl Fleet {
         )
         .await;
     }
-}
-
-/// The text with another value on the first line that sets `key`; everything else stays as it is.
-fn set_line(text: &str, key: &str, value: &str) -> Option<String> {
-    let sets = |line: &str| {
-        let rest = line.trim_start().strip_prefix(key)?;
-        rest.starts_with(':')
-            .then(|| line.len() - line.trim_start().len())
-    };
-    let mut done = false;
-    let lines: Vec<String> = text
-        .lines()
-        .map(|line| match sets(line) {
-            Some(indent) if !done => {
-                done = true;
-                format!("{:indent$}{key}: {value}", "")
-            }
-            _ => line.to_owned(),
-        })
-        .collect();
-    done.then(|| format!("{}\n", lines.join("\n")))
 }
 
 /// What all clusters of one start have in common.
@@ -348,14 +327,13 @@ async fn jwt_secret(host: &Cluster) -> Result<String, Failure> {
         .data
         .and_then(|mut data| data.remove("kubesphere.yaml"))
         .unwrap_or_default();
-    let value: Value = serde_saphyr::from_str(&text).map_err(|error| {
-        Failure::new("understand the host's configuration", next).because(error.to_string())
-    })?;
-    value
-        .pointer("/authentication/jwtSecret")
-        .and_then(Value::as_str)
-        .map(str::to_owned)
-        .ok_or_else(|| Failure::new("find jwtSecret in the host's configuration", next))
+    let configuration =
+        kah_api::config::Configuration::read(&text, &BTreeMap::new()).map_err(|error| {
+            Failure::new("understand the host's configuration", next).because(error)
+        })?;
+    let secret = configuration.authentication.jwt_secret;
+    String::from_utf8(secret.expose().to_vec())
+        .map_err(|_| Failure::new("use the host's jwtSecret: it is no text", next))
 }
 
 /// The port may be another one than at the last start.
