@@ -5,6 +5,7 @@ mod answer;
 mod body;
 mod context;
 mod delete;
+mod field_validation;
 mod metadata;
 mod path;
 mod read;

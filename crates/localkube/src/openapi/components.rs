@@ -11,6 +11,18 @@ use crate::kind::Kind;
 
 const PREFIX: &str = "#/components/schemas/";
 
+/// References whose name is written as the empty string where it is absent.
+const NAME_MAY_BE_ABSENT: &[&str] = &[
+    "ConfigMapEnvSource",
+    "ConfigMapKeySelector",
+    "ConfigMapProjection",
+    "ConfigMapVolumeSource",
+    "LocalObjectReference",
+    "SecretEnvSource",
+    "SecretKeySelector",
+    "SecretProjection",
+];
+
 /// The component name of a kind and the schemas of all kinds, everything they refer to included.
 pub(super) struct Components {
     /// Where each kind's schema stands, in the order of the kinds given.
@@ -56,6 +68,9 @@ pub(super) fn components(kinds: &[&Arc<Kind>]) -> Components {
     for (name, schema) in &mut schemas {
         publish(schema);
         name_scalar(name, schema);
+        if NAME_MAY_BE_ABSENT.contains(&name.rsplit('.').next().unwrap_or_default()) {
+            not_required(schema, "name");
+        }
     }
     for (definition, property, key, strategy) in PATCH_RULES {
         let Some(property) = schemas
@@ -72,6 +87,9 @@ pub(super) fn components(kinds: &[&Arc<Kind>]) -> Components {
     }
     schemas.extend(custom);
     for (kind, name) in kinds.iter().zip(&names) {
+        if let Some(schema) = schemas.get_mut(name) {
+            not_required(schema, "metadata");
+        }
         if let Some(Value::Object(schema)) = schemas.get_mut(name) {
             schema.insert(
                 "x-kubernetes-group-version-kind".to_owned(),
@@ -88,14 +106,28 @@ fn publish(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
             map.values_mut().for_each(publish);
+            // A property may have the name `$ref`; its value is a schema then.
             if map.len() > 1
-                && let Some(reference @ Value::String(_)) = map.shift_remove("$ref")
+                && map.get("$ref").is_some_and(Value::is_string)
+                && let Some(reference) = map.shift_remove("$ref")
             {
                 map.insert("allOf".to_owned(), json!([{"$ref": reference}]));
             }
         }
         Value::Array(list) => list.iter_mut().for_each(publish),
         _ => {}
+    }
+}
+
+fn not_required(schema: &mut Value, field: &str) {
+    let Some(Value::Array(required)) = schema.get_mut("required") else {
+        return;
+    };
+    required.retain(|name| name != field);
+    if required.is_empty()
+        && let Value::Object(schema) = schema
+    {
+        schema.shift_remove("required");
     }
 }
 

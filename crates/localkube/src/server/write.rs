@@ -1,6 +1,6 @@
 //! Create, update and patch.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use crate::status::{ApiError, FieldError};
 use crate::store::{Change, Document, Expect, Key, StoreError, Stored};
 
 use super::context::{Context, in_version};
+use super::field_validation::FieldValidation;
 use super::{Api, body, delete, metadata};
 
 /// How often a write that depends on what is stored is tried when others write too.
@@ -63,6 +64,12 @@ impl Api {
         mut object: Value,
     ) -> Result<Value, ApiError> {
         body::expect(&context.kind, &mut object)?;
+        self.read_object(
+            &context.kind,
+            FieldValidation::of(&context.query),
+            &mut object,
+            &mut context.warnings,
+        )?;
         let dry_run = context.dry_run("CreateOptions")?;
         let namespace = context.namespace().to_owned();
         let (kind, user) = (context.kind.clone(), context.user.clone());
@@ -166,6 +173,12 @@ impl Api {
         part: Part,
     ) -> Result<Value, ApiError> {
         body::expect(&context.kind, &mut object)?;
+        self.read_object(
+            &context.kind,
+            FieldValidation::of(&context.query),
+            &mut object,
+            &mut context.warnings,
+        )?;
         let dry_run = context.dry_run("UpdateOptions")?;
         let name = context.target.name.clone();
         check_name(&mut object, &name)?;
@@ -223,30 +236,40 @@ impl Api {
             dry_run,
             retry: true,
         };
-        self.update(&update, &mut context.warnings, |current| {
-            let mut object = patch::apply(&kind, form, patch, current)?;
-            if let Some(field) = metadata::wrong_type(&object) {
-                return Err(ApiError::bad_request(format!(
-                    "json: cannot unmarshal value into Go struct field ObjectMeta.{field}"
-                )));
-            }
-            check_name(&mut object, &name)?;
-            check_namespace(&kind, &namespace, &mut object)?;
-            for field in ["uid", "creationTimestamp"] {
-                let (old, new) = (metadata::get(current, field), metadata::get(&object, field));
-                if field == "uid" && old != new && !new.is_null() {
-                    let detail = format!("Invalid value: {new}: field is immutable");
-                    let fault = FieldError {
-                        field: format!("metadata.{field}"),
-                        reason: "FieldValueInvalid",
-                        detail,
-                    };
-                    return Err(ApiError::invalid(&kind.group, &kind.kind, &name, &[fault]));
+        let validation = FieldValidation::of(&context.query);
+        // Each attempt tells anew.
+        let told = Mutex::new(Vec::new());
+        let patched = self
+            .update(&update, &mut context.warnings, |current| {
+                let mut object = patch::apply(&kind, form, patch, current)?;
+                let mut warnings = Vec::new();
+                self.read_patched(&kind, validation, (form, patch), &mut object, &mut warnings)?;
+                *told.lock().unwrap_or_else(PoisonError::into_inner) = warnings;
+                if let Some(field) = metadata::wrong_type(&object) {
+                    return Err(ApiError::bad_request(format!(
+                        "json: cannot unmarshal value into Go struct field ObjectMeta.{field}"
+                    )));
                 }
-            }
-            Ok(object)
-        })
-        .await
+                check_name(&mut object, &name)?;
+                check_namespace(&kind, &namespace, &mut object)?;
+                for field in ["uid", "creationTimestamp"] {
+                    let (old, new) = (metadata::get(current, field), metadata::get(&object, field));
+                    if field == "uid" && old != new && !new.is_null() {
+                        let detail = format!("Invalid value: {new}: field is immutable");
+                        let fault = FieldError {
+                            field: format!("metadata.{field}"),
+                            reason: "FieldValueInvalid",
+                            detail,
+                        };
+                        return Err(ApiError::invalid(&kind.group, &kind.kind, &name, &[fault]));
+                    }
+                }
+                Ok(object)
+            })
+            .await?;
+        let told = told.into_inner().unwrap_or_else(PoisonError::into_inner);
+        context.warnings.extend(told);
+        Ok(patched)
     }
 
     /// Reads, changes and writes an object, again and again while others do too. Without a change nothing is written.
