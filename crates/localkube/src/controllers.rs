@@ -8,6 +8,8 @@ mod deployment;
 mod endpoints;
 mod error;
 mod feed;
+mod garbage;
+mod namespace;
 mod ownership;
 mod pods;
 mod queue;
@@ -56,6 +58,7 @@ pub async fn run(client: kube::Client, options: Options, shutdown: CancellationT
     };
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(writer);
+    tasks.spawn(garbage::Garbage::new(context.clone()).run(shutdown.clone()));
     routes::start(&mut tasks, &context, &shutdown);
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {

@@ -20,7 +20,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -249,6 +250,12 @@ async fn serve<S>(
     let _ = sink
         .send(message(ERROR, verdict(code).to_string().as_bytes()))
         .await;
+    // Clients take anything but a normal closure for a failure.
+    let normal = CloseFrame {
+        code: CloseCode::Normal,
+        reason: Default::default(),
+    };
+    let _ = sink.send(Message::Close(Some(normal))).await;
     let _ = sink.close().await;
 }
 

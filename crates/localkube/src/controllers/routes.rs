@@ -9,7 +9,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::ownership::controller_of;
-use super::{Change, Context, Key, Queue, deployment, endpoints, feed, replicaset, serviceaccount};
+use super::{
+    Change, Context, Key, Queue, deployment, endpoints, feed, namespace, replicaset, serviceaccount,
+};
 
 /// Starts every controller and the watches that feed them.
 pub fn start(tasks: &mut JoinSet<()>, context: &Context, shutdown: &CancellationToken) {
@@ -37,6 +39,8 @@ pub fn start(tasks: &mut JoinSet<()>, context: &Context, shutdown: &Cancellation
     work!(deployments, "deployment", deployment::reconcile);
     work!(replica_sets, "replicaset", replicaset::reconcile);
     work!(services, "endpoints", endpoints::reconcile);
+    let ending = Queue::default();
+    work!(ending, "namespace", namespace::reconcile);
     work!(namespaces, "serviceaccount", serviceaccount::reconcile);
 
     let any = watcher::Config::default;
@@ -83,7 +87,10 @@ pub fn start(tasks: &mut JoinSet<()>, context: &Context, shutdown: &Cancellation
     });
 
     let queue = namespaces.clone();
-    watch!(Namespace, any(), move |change| own(&queue, &change));
+    watch!(Namespace, any(), move |change: Change<'_, Namespace>| {
+        own(&queue, &change);
+        own(&ending, &change);
+    });
     let queue = namespaces.clone();
     let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
     watch!(
