@@ -1,5 +1,7 @@
 //! Request bodies: their size, their format, and whether they are of the kind that the path says.
 
+mod protobuf;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::BodyExt;
@@ -46,7 +48,15 @@ pub(super) fn media_type(headers: &HeaderMap) -> String {
         .to_owned()
 }
 
-/// Parses a JSON or YAML document.
+fn unsupported() -> ApiError {
+    ApiError::new(
+        415,
+        "UnsupportedMediaType",
+        "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
+    )
+}
+
+/// Parses a JSON or YAML document, or protobuf as far as it is known.
 ///
 /// # Errors
 /// 415 for other formats; 400 for what does not parse.
@@ -73,11 +83,8 @@ pub(super) fn parse(headers: &HeaderMap, bytes: &[u8], expected: &str) -> Result
         "application/yaml" => {
             serde_saphyr::from_slice(bytes).map_err(|error| unreadable("yaml", &error.to_string()))
         }
-        _ => Err(ApiError::new(
-            415,
-            "UnsupportedMediaType",
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
-        )),
+        "application/vnd.kubernetes.protobuf" => protobuf::decode(bytes).ok_or_else(unsupported),
+        _ => Err(unsupported()),
     }
 }
 
