@@ -1,6 +1,7 @@
 //! OpenAPI documents: v3 for each group version, and a minimal v2.
 
 mod components;
+mod enums;
 pub(crate) mod patch_rules;
 mod paths;
 mod shape;

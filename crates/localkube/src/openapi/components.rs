@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::patch_rules::PATCH_RULES;
-use super::types;
+use super::{enums, types};
 use crate::kind::Kind;
 
 const PREFIX: &str = "#/components/schemas/";
@@ -68,16 +68,15 @@ pub(super) fn components(kinds: &[&Arc<Kind>]) -> Components {
     for (name, schema) in &mut schemas {
         publish(schema);
         name_scalar(name, schema);
+        if schema.pointer("/properties/apiVersion").is_some() {
+            not_required(schema, "metadata");
+        }
         if NAME_MAY_BE_ABSENT.contains(&name.rsplit('.').next().unwrap_or_default()) {
             not_required(schema, "name");
         }
     }
     for (definition, property, key, strategy) in PATCH_RULES {
-        let Some(property) = schemas
-            .get_mut(*definition)
-            .and_then(|schema| schema.get_mut("properties"))
-            .and_then(|properties| properties.get_mut(*property))
-        else {
+        let Some(property) = property_of(&mut schemas, definition, property) else {
             continue;
         };
         if !key.is_empty() {
@@ -85,11 +84,27 @@ pub(super) fn components(kinds: &[&Arc<Kind>]) -> Components {
         }
         property["x-kubernetes-patch-strategy"] = (*strategy).into();
     }
+    for (definition, property, values) in enums::VALUES {
+        if let Some(property) = property_of(&mut schemas, definition, property) {
+            property["enum"] = json!(values);
+            let lines: Vec<String> = values.iter().map(|one| format!(" - `{one:?}`")).collect();
+            let description = property["description"].as_str().unwrap_or_default();
+            property["description"] = format!(
+                "{description}\n\nPossible enum values:\n{}",
+                lines.join("\n")
+            )
+            .into();
+        }
+    }
+    for (definition, property, values) in enums::ELEMENTS {
+        let elements = property_of(&mut schemas, definition, property)
+            .and_then(|property| property.get_mut("items"));
+        if let Some(elements) = elements {
+            elements["enum"] = json!(values);
+        }
+    }
     schemas.extend(custom);
     for (kind, name) in kinds.iter().zip(&names) {
-        if let Some(schema) = schemas.get_mut(name) {
-            not_required(schema, "metadata");
-        }
         if let Some(Value::Object(schema)) = schemas.get_mut(name) {
             schema.insert(
                 "x-kubernetes-group-version-kind".to_owned(),
@@ -117,6 +132,17 @@ fn publish(schema: &mut Value) {
         Value::Array(list) => list.iter_mut().for_each(publish),
         _ => {}
     }
+}
+
+fn property_of<'a>(
+    schemas: &'a mut Map<String, Value>,
+    definition: &str,
+    property: &str,
+) -> Option<&'a mut Value> {
+    schemas
+        .get_mut(definition)?
+        .get_mut("properties")?
+        .get_mut(property)
 }
 
 fn not_required(schema: &mut Value, field: &str) {
