@@ -1,1 +1,28 @@
-//! Kube AI Hub: gateway.
+//! HTTP in: the filter chain, the routes, the way to members and to the local kube-apiserver.
+//!
+//! * [`Gateway`] answers one request; its file reads from the outermost layer to the innermost.
+//! * [`serve`] is the listener before it.
+//! * [`Follower`] watches the configuration's file.
+//! * [`ROUTES`] is everything that is answered here and not passed on.
+
+mod answer;
+mod audit;
+mod callers;
+mod edge;
+mod gateway;
+mod handlers;
+mod health;
+mod kube_proxy;
+mod member;
+mod oauth;
+mod reload;
+mod routes;
+mod server;
+
+pub use audit::{Audit, AuditLog, Object, Record};
+pub use callers::Callers;
+pub use gateway::{Counters, Gateway, GatewayParts, Peer};
+pub use kube_proxy::{KubeProxy, KubeProxyError};
+pub use reload::{Follower, ReloadCounters, read};
+pub use routes::{Endpoint, ROUTES, Route};
+pub use server::{ServerLimits, serve};

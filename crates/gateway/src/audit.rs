@@ -1,0 +1,87 @@
+//! One record for every request, refusals and broken-off ones included (differences.md S18).
+
+use std::{net::IpAddr, sync::Arc, time::{Duration, Instant}};
+
+use jiff::Timestamp;
+
+/// What a request was and what became of it. No header, query or body is part of it: those may hold secrets.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// The request's id.
+    pub id: String,
+    /// When its head was there.
+    pub received: Timestamp,
+    /// From then to the head of the answer.
+    pub took: Duration,
+    /// The address it came from; what headers say about that is not believed here.
+    pub source: Option<IpAddr>,
+    /// Empty where it was refused before that was known.
+    pub user: String,
+    /// HTTP method.
+    pub method: String,
+    /// Path without query, as it was sent.
+    pub path: String,
+    /// The verb as authorisation sees it; empty where the path could not be read.
+    pub verb: String,
+    /// The cluster in the path, else empty.
+    pub cluster: String,
+    /// API group, resource, namespace and name, as far as the path says them.
+    pub object: Object,
+    /// The answer's code; 0 where the caller went away before there was one.
+    pub code: u16,
+}
+
+/// What a request is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are Kubernetes' own")]
+pub struct Object {
+    pub group: String,
+    pub resource: String,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// Keeps records. Called on the request's own path: it must not wait.
+pub trait Audit: Send + Sync + 'static {
+    /// Takes a record.
+    fn record(&self, record: Record);
+}
+
+/// Writes records to the log, at the level of detail.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AuditLog;
+
+impl Audit for AuditLog {
+    fn record(&self, record: Record) {
+        tracing::debug!(
+            id = record.id,
+            user = record.user,
+            verb = record.verb,
+            cluster = record.cluster,
+            path = record.path,
+            code = record.code,
+            "audit"
+        );
+    }
+}
+
+/// A record that is handed over exactly once, at the latest when the request is given up.
+pub(crate) struct Recording {
+    audit: Arc<dyn Audit>,
+    since: Instant,
+    pub(crate) record: Record,
+}
+
+impl Recording {
+    pub(crate) fn new(audit: Arc<dyn Audit>, record: Record) -> Self {
+        Self { audit, since: Instant::now(), record }
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.record.took = self.since.elapsed();
+        self.audit.record(self.record.clone());
+    }
+}

@@ -1,0 +1,306 @@
+//! The life of a request, layer by layer.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use axum::{body::Body, response::Response};
+use futures::FutureExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, request::Parts, uri::PathAndQuery};
+use http_body::Body as _;
+use jiff::Timestamp;
+use kah_api::{
+    Status,
+    config::Configuration,
+    path::{ClusterForm, Target, parse},
+};
+use kah_cluster::Registry;
+
+use crate::{
+    answer::{self, not_served, routing_error},
+    audit::{Audit, Object, Record, Recording},
+    callers::{Caller, Callers},
+    edge::{self, Place},
+    kube_proxy::KubeProxy,
+    member, routes,
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The address at the other end of the connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+
+/// What a [`Gateway`] is built from.
+#[derive(Clone)]
+pub struct GatewayParts {
+    /// `kubesphere.yaml`.
+    pub configuration: Arc<Configuration>,
+    /// Who callers are and what they may.
+    pub callers: Callers,
+    /// The clusters of the fleet; used by a host only.
+    pub registry: Registry,
+    /// The way to this cluster's kube-apiserver.
+    pub kube: KubeProxy,
+    /// Keeps the records.
+    pub audit: Arc<dyn Audit>,
+}
+
+/// What went wrong that no answer tells.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests.
+    pub requests: AtomicU64,
+    /// Panics that were caught.
+    pub panics: AtomicU64,
+}
+
+/// Answers requests. Clones share everything.
+#[derive(Clone)]
+pub struct Gateway(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) configuration: ArcSwap<Configuration>,
+    pub(crate) callers: Callers,
+    pub(crate) registry: Registry,
+    pub(crate) kube: KubeProxy,
+    audit: Arc<dyn Audit>,
+    counters: Counters,
+}
+
+/// A request on its way through the layers.
+pub(crate) struct Arrived {
+    pub(crate) parts: Parts,
+    pub(crate) body: Body,
+    pub(crate) target: Target,
+    pub(crate) caller: Caller,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) configuration: Arc<Configuration>,
+}
+
+impl Arrived {
+    /// A Status in the form that this caller asked for.
+    pub(crate) fn refuse(&self, status: &Status) -> Response {
+        answer::status(status, &self.parts.headers, self.parts.uri.query())
+    }
+
+    /// The request without what only this server needs, for the wire.
+    pub(crate) fn into_request(self) -> (Request<Body>, Target) {
+        (Request::from_parts(self.parts, self.body), self.target)
+    }
+}
+
+impl Gateway {
+    /// A gateway over these parts. Nothing is asked or opened yet.
+    #[must_use]
+    pub fn new(parts: GatewayParts) -> Self {
+        Self(Arc::new(Inner {
+            configuration: ArcSwap::new(parts.configuration),
+            callers: parts.callers,
+            registry: parts.registry,
+            kube: parts.kube,
+            audit: parts.audit,
+            counters: Counters::default(),
+        }))
+    }
+
+    /// Takes over another configuration: requests that come from now on are judged by it; sessions and connections stay.
+    ///
+    /// # Errors
+    /// A text for people, where it cannot be used; nothing has changed then.
+    pub fn reload(&self, configuration: Configuration) -> Result<(), String> {
+        self.0.callers.reload(&configuration)?;
+        self.0.configuration.store(Arc::new(configuration));
+        Ok(())
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    /// Answers one request. Never panics, and always answers.
+    pub async fn serve(&self, request: Request<Body>) -> Response {
+        let inner = &self.0;
+        inner.counters.requests.fetch_add(1, Ordering::Relaxed);
+        // Outermost: a panic below costs its own request only.
+        match AssertUnwindSafe(inner.recorded(request)).catch_unwind().await {
+            Ok(response) => response,
+            Err(_panic) => {
+                inner.counters.panics.fetch_add(1, Ordering::Relaxed);
+                tracing::error!("a request made this server panic");
+                let status = Status::internal_error("this server met a fault of its own");
+                answer::status(&status, &HeaderMap::new(), None)
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Audit: every request leaves one record, whatever becomes of it.
+    async fn recorded(&self, mut request: Request<Body>) -> Response {
+        let client = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+        let asked = request_id(request.headers());
+        let id = asked.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        if let Ok(value) = HeaderValue::try_from(id.as_str()) {
+            request.headers_mut().insert(REQUEST_ID, value);
+        }
+        let mut recording = Recording::new(
+            self.audit.clone(),
+            Record {
+                id,
+                received: Timestamp::now(),
+                took: std::time::Duration::ZERO,
+                source: client,
+                user: String::new(),
+                method: request.method().to_string(),
+                path: request.uri().path().to_owned(),
+                verb: String::new(),
+                cluster: String::new(),
+                object: Object::default(),
+                code: 0,
+            },
+        );
+        let mut response = self.parsed(request, client, &mut recording.record).await;
+        recording.record.code = response.status().as_u16();
+        // Only for those who gave one: the original's answers carry no such header.
+        match asked.map(HeaderValue::try_from) {
+            Some(Ok(value)) => response.headers_mut().insert(REQUEST_ID, value),
+            _ => response.headers_mut().remove(REQUEST_ID),
+        };
+        response
+    }
+
+    /// What the request is about, after what only a host may say was dropped or put in its place.
+    async fn parsed(&self, request: Request<Body>, client: Option<IpAddr>, record: &mut Record) -> Response {
+        let (mut parts, body) = request.into_parts();
+        let configuration = self.configuration.load_full();
+        let refuse = |parts: &Parts, status: &Status| answer::status(status, &parts.headers, parts.uri.query());
+
+        // Edge: identities and hop headers that a client made up.
+        let Parts { headers, uri, .. } = &mut parts;
+        let target = match edge::enter(place(&configuration), headers, uri) {
+            Ok(target) => target,
+            Err(status) => return refuse(&parts, &status),
+        };
+        // Path: one parser; what it read is what is authorised and what is sent on.
+        let target = match parse(&parts.method, target.as_str()) {
+            Ok(target) => target,
+            Err(error) => return refuse(&parts, &Status::bad_request(error.to_string())),
+        };
+        record.verb.clone_from(&target.verb);
+        record.cluster = target.cluster.clone().unwrap_or_default();
+        record.object = Object {
+            group: target.group.clone(),
+            resource: target.resource.clone(),
+            subresource: target.subresource.clone(),
+            namespace: target.namespace.clone(),
+            name: target.name.clone(),
+        };
+        // Authentication: a bad credential ends here, on any path.
+        let caller = match self.callers.authenticate(&parts.headers).await {
+            Ok(caller) => caller,
+            Err(reason) => return refuse(&parts, &Status::unauthorized(&reason)),
+        };
+        record.user = caller.name().to_owned();
+        self.dispatched(Arrived { parts, body, target, caller, client, configuration }).await
+    }
+
+    /// Members: a path that names another cluster leaves here, with the caller's own credential.
+    async fn dispatched(&self, arrived: Arrived) -> Response {
+        let host = arrived.configuration.multicluster.enable;
+        let Some(name) = arrived.target.cluster.clone().filter(|_| host) else {
+            return self.authorized(arrived).await;
+        };
+        match self.registry.get(&name) {
+            None => member::unknown(&name),
+            Some(member) if member.is_host() => self.authorized(arrived).await,
+            Some(member) => member::forward(&member, arrived).await,
+        }
+    }
+
+    /// Authorisation, by the roles of this cluster.
+    async fn authorized(&self, arrived: Arrived) -> Response {
+        if let Err(reason) = self.callers.authorize(&arrived.caller, &arrived.target) {
+            let status = Status::forbidden(arrived.caller.name(), &arrived.target, &reason);
+            return arrived.refuse(&status);
+        }
+        // A member serves no cluster but itself: the prefix must not fall through to whatever stands behind it.
+        if arrived.target.cluster.is_some() && !arrived.configuration.multicluster.enable {
+            return if arrived.target.is_kubernetes {
+                arrived.refuse(&Status::not_found("the server could not find the requested resource"))
+            } else {
+                routing_error(StatusCode::NOT_FOUND, "404: Page Not Found")
+            };
+        }
+        if arrived.target.is_kubernetes || is_kubernetes_besides(&arrived.target) {
+            return self.proxied(arrived).await;
+        }
+        self.handled(arrived).await
+    }
+
+    /// Kubernetes paths: to this cluster's kube-apiserver, as this server.
+    async fn proxied(&self, arrived: Arrived) -> Response {
+        let Ok(target) = PathAndQuery::try_from(arrived.target.forward.as_str()) else {
+            return arrived.refuse(&Status::bad_request("the request's target is not valid"));
+        };
+        let (headers, query) = (arrived.parts.headers.clone(), arrived.parts.uri.query().map(str::to_owned));
+        let client = arrived.client;
+        let (request, _) = arrived.into_request();
+        match self.kube.forward(request, target, client).await {
+            Ok(response) => response,
+            Err(status) => answer::status(&status, &headers, query.as_deref()),
+        }
+    }
+
+    /// Everything else: what this server answers itself, with one line in the log.
+    async fn handled(&self, arrived: Arrived) -> Response {
+        let since = std::time::Instant::now();
+        let source = arrived.client.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+        let (method, version) = (arrived.parts.method.clone(), arrived.parts.version);
+        let path = arrived.target.path.clone();
+        let response = match routes::find(&method, arrived.target.forward_path(), &arrived.parts.headers) {
+            Ok(endpoint) => self.answer(endpoint, arrived).await,
+            Err(response) => *response,
+        };
+        let code = response.status().as_u16();
+        let bytes = response.body().size_hint().exact().unwrap_or(0);
+        let took = since.elapsed().as_millis();
+        // The path alone: a query may hold a credential.
+        if code > 400 {
+            tracing::info!(klog.file = "apiserver.go", klog.line = 667, "{source} - \"{method} {path} {version:?}\" {code} {bytes} {took}ms");
+        } else {
+            tracing::debug!(klog.file = "apiserver.go", klog.line = 667, "{source} - \"{method} {path} {version:?}\" {code} {bytes} {took}ms");
+        }
+        response
+    }
+}
+
+/// Hosts are asked by callers; so is a cluster of its own. Anything else may stand behind a host.
+fn place(configuration: &Configuration) -> Place {
+    let multicluster = &configuration.multicluster;
+    if multicluster.enable || multicluster.cluster_role == "host" { Place::Host } else { Place::Member }
+}
+
+/// `/openapi`, and `/version` where the cluster was named as kubectl's `server:` does (differences.md A1).
+fn is_kubernetes_besides(target: &Target) -> bool {
+    let path = target.forward_path();
+    path.starts_with("/openapi/")
+        || (target.cluster_form == ClusterForm::Prefix && path.trim_end_matches('/') == "/version")
+}
+
+/// An id that the client gave, if it is one that may stand in a log.
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(REQUEST_ID)?.to_str().ok()?;
+    let well_formed = (1..=128).contains(&value.len())
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+    well_formed.then(|| value.to_owned())
+}

@@ -1,0 +1,33 @@
+//! What this server answers itself, but for logins.
+
+use axum::response::Response;
+use http::StatusCode;
+use kah_api::version::Version;
+
+use crate::{
+    answer,
+    gateway::{Arrived, Inner},
+    health::healthz,
+    oauth,
+    routes::Endpoint,
+};
+
+impl Inner {
+    pub(crate) async fn answer(&self, endpoint: Endpoint, arrived: Arrived) -> Response {
+        let configuration = &arrived.configuration;
+        match endpoint {
+            Endpoint::Healthz | Endpoint::Ping => healthz(Some(arrived.target.query())),
+            Endpoint::KapisVersion | Endpoint::Version => {
+                // Asked anew each time: the cluster may have been upgraded. Without an answer the key is absent.
+                let kubernetes = self.kube.ask("/version").await;
+                answer::json(StatusCode::OK, &Version { kubernetes, ..Version::current() })
+            }
+            Endpoint::ConfigOauth => answer::json(StatusCode::OK, &configuration.oauth_view()),
+            Endpoint::Configz => answer::json(StatusCode::OK, &configuration.configz()),
+            Endpoint::GpuKinds => answer::json(StatusCode::OK, &configuration.gpu_kinds()),
+            Endpoint::Token => oauth::token(&self.callers, arrived).await,
+            Endpoint::Userinfo => oauth::userinfo(&self.callers, &arrived),
+            Endpoint::Logout => oauth::logout(&self.callers, &arrived).await,
+        }
+    }
+}
