@@ -1,12 +1,279 @@
-//! `kah apiserver`.
+//! `kah apiserver`: ks-apiserver of a host or a member, as its configuration says.
 
-use crate::failure::Failure;
+use std::{
+    env,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-/// Its flags.
-#[derive(clap::Args)]
-pub struct Arguments {}
+use anyhow::{Context, bail};
+use clap::Args;
+use kah_api::config::Configuration;
+use kah_cluster::Registry;
+use kah_gateway::{
+    AuditLog, Callers, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits,
+};
+use kah_net::Limits;
+use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Serves until it is told to stop.
-pub async fn run(_arguments: Arguments) -> Result<(), Failure> {
-    Err(Failure::new("kah apiserver is not there yet.", "Wait."))
+use crate::logging;
+
+/// Between two looks at the configuration's file.
+const LOOK: Duration = Duration::from_millis(500);
+/// For the first lists of what is watched.
+const SYNC: Duration = Duration::from_secs(60);
+/// Below the container's root: what a kubelet mounts.
+const SERVICE_ACCOUNT: &str = "var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Flags of `kah apiserver`. Those of the original that have no meaning here are accepted and say so.
+#[derive(Debug, Clone, Args)]
+pub struct ApiserverArgs {
+    /// The configuration's file [default: kubesphere.yaml in /etc/kubesphere, then in the working directory]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The address to listen on
+    #[arg(long, default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// The port for plain HTTP; 0 turns it off
+    #[arg(long, default_value_t = 9090)]
+    pub insecure_port: u16,
+    /// The port for HTTPS; when set, it replaces the plain one
+    #[arg(long, default_value_t = 0)]
+    pub secure_port: u16,
+    /// The certificate chain for HTTPS, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// The private key for HTTPS, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_private_key: Option<PathBuf>,
+    /// How to reach the kube-apiserver [default: as a Pod does]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// How much is logged: 4 adds requests, 8 everything
+    #[arg(short = 'v', long = "v", default_value_t = 0)]
+    pub verbosity: u8,
+    /// Accepted for compatibility: the log always goes to standard error
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, hide = true)]
+    pub logtostderr: Option<Option<bool>>,
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// What keeps it from starting, worded for the person who reads the log.
+pub async fn run(args: ApiserverArgs) -> anyhow::Result<()> {
+    logging::init(args.verbosity);
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    tasks.spawn(end_on_signal(stop.clone()));
+    let result = serve(args, &stop, &tasks).await;
+    if let Err(error) = &result {
+        tracing::error!(klog.fatal = true, "command failed: {error:#}");
+    }
+    stop.cancel();
+    tasks.close();
+    // Whatever does not end by itself now ends with the process.
+    let _ = tokio::time::timeout(Duration::from_secs(2), tasks.wait()).await;
+    result
+}
+
+async fn serve(args: ApiserverArgs, stop: &CancellationToken, tasks: &TaskTracker) -> anyhow::Result<()> {
+    let root = root();
+    let path = find_configuration(args.config.as_deref(), &root)?;
+    let text = kah_gateway::read(&path)
+        .await
+        .with_context(|| format!("Failed to load configuration from disk: {}", path.display()))?;
+    let configuration = configuration(&text)
+        .with_context(|| format!("Failed to load configuration from disk: {}", path.display()))?;
+    let listener = listener(&args)?;
+
+    let kube = kube_config(args.kubeconfig.as_deref(), &root).await?;
+    let client = kube::Client::try_from(kube.clone()).context("prepare the client of the kube-apiserver")?;
+    // Requests that are under way may end in the time that the listener gives them; only then are the connections behind them closed.
+    let connections = CancellationToken::new();
+    let kube = KubeProxy::new(&kube, Limits::default(), connections.clone(), tasks.clone())?;
+    let registry = Registry::new(Limits::default(), connections.clone(), tasks.clone());
+    let callers = Callers::new(&configuration, client.clone(), stop.clone(), tasks)
+        .map_err(anyhow::Error::msg)?;
+    let host = configuration.multicluster.enable;
+    if host {
+        let (registry, client) = (registry.clone(), client.clone());
+        tasks.spawn(async move { registry.follow(client).await });
+    }
+    // Nobody is answered from caches that are empty still.
+    let synced = async {
+        callers.synced().await;
+        if host {
+            registry.synced().await;
+        }
+    };
+    match stop.run_until_cancelled(tokio::time::timeout(SYNC, synced)).await {
+        None => return Ok(()),
+        Some(Err(_)) => bail!("users, roles and clusters could not be listed within {SYNC:?}"),
+        Some(Ok(())) => {}
+    }
+
+    let gateway = Gateway::new(GatewayParts {
+        configuration: Arc::new(configuration),
+        callers,
+        registry,
+        kube,
+        audit: Arc::new(AuditLog),
+    });
+    let reloading = gateway.clone();
+    let follower = Follower { path, interval: LOOK, current: text };
+    let reload_stop = stop.clone();
+    tasks.spawn(async move {
+        let counters = ReloadCounters::default();
+        let apply = |text: &str| {
+            let configuration = self::configuration(text).map_err(|error| format!("{error:#}"))?;
+            reloading.reload(configuration)
+        };
+        follower.run(&counters, reload_stop, apply).await;
+    });
+
+    let (listener, tls) = listener;
+    let listener = TcpListener::bind(listener)
+        .await
+        .with_context(|| format!("listen on {listener}"))?;
+    tracing::info!("Start listening on {}", listener.local_addr()?);
+    let ended = kah_gateway::serve(listener, tls, gateway, ServerLimits::default(), stop.clone()).await;
+    connections.cancel();
+    ended.context("serve")
+}
+
+/// The folder that stands for `/`: a Pod that runs as a local process has its own.
+fn root() -> PathBuf {
+    env::var_os("KAH_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from)
+}
+
+fn find_configuration(given: Option<&Path>, root: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    let mounted = root.join("etc/kubesphere");
+    let here = env::current_dir().unwrap_or_default();
+    let names = ["kubesphere.json", "kubesphere.yaml", "kubesphere.yml"];
+    for folder in [&mounted, &here] {
+        for name in names {
+            let path = folder.join(name);
+            if path.is_file() {
+                return Ok(path);
+            }
+        }
+    }
+    bail!(
+        "Failed to load configuration from disk: Config File \"kubesphere\" Not Found in \"[{} {}]\"",
+        mounted.display(),
+        here.display()
+    )
+}
+
+fn configuration(text: &str) -> anyhow::Result<Configuration> {
+    todo!()
+}
+
+fn listener(args: &ApiserverArgs) -> anyhow::Result<(SocketAddr, Option<Arc<rustls::ServerConfig>>)> {
+    if args.secure_port == 0 {
+        if args.insecure_port == 0 {
+            bail!("insecure and secure port can not be disabled at the same time");
+        }
+        return Ok((SocketAddr::new(args.bind_address, args.insecure_port), None));
+    }
+    let Some(chain) = &args.tls_cert_file else {
+        bail!("tls cert file is empty while secure serving")
+    };
+    let Some(key) = &args.tls_private_key else {
+        bail!("tls private key file is empty while secure serving")
+    };
+    let tls = tls(chain, key)?;
+    Ok((SocketAddr::new(args.bind_address, args.secure_port), Some(Arc::new(tls))))
+}
+
+fn tls(chain: &Path, key: &Path) -> anyhow::Result<rustls::ServerConfig> {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let certificates = CertificateDer::pem_file_iter(chain)
+        .with_context(|| format!("read {}", chain.display()))?
+        .collect::<Result<Vec<_>, _>>()
+        .with_context(|| format!("read {}", chain.display()))?;
+    let private = PrivateKeyDer::from_pem_file(key).with_context(|| format!("read {}", key.display()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(certificates, private)
+        .context("use the certificate and its key")?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+/// From a kubeconfig, or from what a kubelet gives every Pod, below our own root.
+async fn kube_config(kubeconfig: Option<&Path>, root: &Path) -> anyhow::Result<kube::Config> {
+    use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+    if let Some(path) = kubeconfig {
+        let read = Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
+        return kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+            .await
+            .with_context(|| format!("use {}", path.display()));
+    }
+    let variable = |name: &str| env::var(name).with_context(|| format!("{name} is not set; is this a Pod? if not, use --kubeconfig"));
+    let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let folder = root.join(SERVICE_ACCOUNT);
+    let authority = folder.join("ca.crt");
+    let pem = std::fs::read(&authority).with_context(|| format!("read {}", authority.display()))?;
+    let mut config = kube::Config::new(format!("https://{host}:{port}").parse().context("read KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT")?);
+    config.root_cert = Some(certificates(&pem).with_context(|| format!("read {}", authority.display()))?);
+    config.auth_info = AuthInfo {
+        token_file: Some(folder.join("token").to_string_lossy().into_owned()),
+        ..AuthInfo::default()
+    };
+    Ok(config)
+}
+
+fn certificates(pem: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let certificates = CertificateDer::pem_slice_iter(pem)
+        .map(|certificate| certificate.map(|der| der.to_vec()))
+        .collect::<Result<Vec<_>, _>>()?;
+    if certificates.is_empty() {
+        bail!("there is no certificate in it");
+    }
+    Ok(certificates)
+}
+
+/// The usual signals; and, where a parent asked for it, the end of standard input: a Pod never outlives what runs it.
+async fn end_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                terminate.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let orphaned = async {
+        if env::var_os("KAH_PARENT_PIPE").is_none_or(|value| value != "1") {
+            return std::future::pending().await;
+        }
+        let mut input = tokio::io::stdin();
+        let mut ignored = [0_u8; 256];
+        while matches!(input.read(&mut ignored).await, Ok(read) if read > 0) {}
+    };
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = terminated => tracing::info!("asked to end"),
+        () = interrupted => tracing::info!("interrupted"),
+        () = orphaned => tracing::info!("the program that ran this one has gone"),
+    }
+    stop.cancel();
 }

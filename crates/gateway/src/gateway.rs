@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use axum::{body::Body, response::Response};
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, request::Parts, uri::PathAndQuery};
 use http_body::Body as _;
 use jiff::Timestamp;
@@ -88,7 +88,7 @@ pub(crate) struct Arrived {
 impl Arrived {
     /// A Status in the form that this caller asked for.
     pub(crate) fn refuse(&self, status: &Status) -> Response {
-        answer::status(status, &self.parts.headers, self.parts.uri.query())
+        refuse(&self.parts, status)
     }
 
     /// The request without what only this server needs, for the wire.
@@ -132,7 +132,8 @@ impl Gateway {
         let inner = &self.0;
         inner.counters.requests.fetch_add(1, Ordering::Relaxed);
         // Outermost: a panic below costs its own request only.
-        match AssertUnwindSafe(inner.recorded(request)).catch_unwind().await {
+        let recorded: BoxFuture<'_, Response> = Box::pin(inner.recorded(request));
+        match AssertUnwindSafe(recorded).catch_unwind().await {
             Ok(response) => response,
             Err(_panic) => {
                 inner.counters.panics.fetch_add(1, Ordering::Relaxed);
@@ -183,7 +184,6 @@ impl Inner {
     async fn parsed(&self, request: Request<Body>, client: Option<IpAddr>, record: &mut Record) -> Response {
         let (mut parts, body) = request.into_parts();
         let configuration = self.configuration.load_full();
-        let refuse = |parts: &Parts, status: &Status| answer::status(status, &parts.headers, parts.uri.query());
 
         // Edge: identities and hop headers that a client made up.
         let Parts { headers, uri, .. } = &mut parts;
@@ -206,7 +206,8 @@ impl Inner {
             name: target.name.clone(),
         };
         // Authentication: a bad credential ends here, on any path.
-        let caller = match self.callers.authenticate(&parts.headers).await {
+        let authenticated = self.callers.authenticate(&parts.headers).await;
+        let caller = match authenticated {
             Ok(caller) => caller,
             Err(reason) => return refuse(&parts, &Status::unauthorized(&reason)),
         };
@@ -295,6 +296,10 @@ fn is_kubernetes_besides(target: &Target) -> bool {
     let path = target.forward_path();
     path.starts_with("/openapi/")
         || (target.cluster_form == ClusterForm::Prefix && path.trim_end_matches('/') == "/version")
+}
+
+fn refuse(parts: &Parts, status: &Status) -> Response {
+    answer::status(status, &parts.headers, parts.uri.query())
 }
 
 /// An id that the client gave, if it is one that may stand in a log.

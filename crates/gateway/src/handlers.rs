@@ -27,7 +27,7 @@ impl Inner {
             Endpoint::GpuKinds => answer::json(StatusCode::OK, &configuration.gpu_kinds()),
             Endpoint::Token => oauth::token(&self.callers, arrived).await,
             Endpoint::Userinfo => oauth::userinfo(&self.callers, &arrived),
-            Endpoint::Logout => oauth::logout(&self.callers, &arrived).await,
+            Endpoint::Logout => oauth::logout(&self.callers, arrived).await,
         }
     }
 }

@@ -125,22 +125,23 @@ pub(crate) fn userinfo(callers: &Callers, arrived: &Arrived) -> Response {
 }
 
 /// `GET /oauth/logout`: ends all sessions of the caller.
-pub(crate) async fn logout(callers: &Callers, arrived: &Arrived) -> Response {
-    if !arrived.caller.is_anonymous()
-        && let Err(text) = callers.revoke(arrived.caller.name()).await
+pub(crate) async fn logout(callers: &Callers, arrived: Arrived) -> Response {
+    let Arrived { caller, target, configuration, .. } = arrived;
+    if !caller.is_anonymous()
+        && let Err(text) = callers.revoke(caller.name()).await
     {
         return answer::text(StatusCode::INTERNAL_SERVER_ERROR, &format!("Internal error occurred: {text}"));
     }
-    let mut pairs = form_urlencoded::parse(arrived.target.query().as_bytes());
+    let mut pairs = form_urlencoded::parse(target.query().as_bytes());
     let Some((_, to)) = pairs.find(|(name, _)| name == "post_logout_redirect_uri") else {
         return answer::json(StatusCode::OK, &json!({"message": "success"}));
     };
     // Only to where a registered client lives: any other place would make this an open redirect.
-    let clients = &arrived.configuration.authentication.oauth_options.clients;
+    let clients = &configuration.authentication.oauth_options.clients;
     if !clients.iter().any(|client| client.redirect_uris.iter().any(|uri| **uri == *to)) {
         return answer::text(StatusCode::BAD_REQUEST, "invalid logout redirect URI: it is not registered for any client");
     }
-    let state = form_urlencoded::parse(arrived.target.query().as_bytes())
+    let state = form_urlencoded::parse(target.query().as_bytes())
         .find(|(name, _)| name == "state")
         .map(|(_, value)| form_urlencoded::Serializer::new(String::new()).append_pair("state", &value).finish());
     let location = match state {
