@@ -4,10 +4,10 @@ mod status;
 
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use kah_api::{Status, go_json};
+use kah_api::{status::Status, go_json};
 use serde::Serialize;
 
-pub use status::{Form, reason_word, status};
+pub use status::{reason_word, status};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -1,28 +1,127 @@
-//! Who callers are and what they may: the gateway's side of `iam`.
+//! Who callers are and what they may: what the gateway asks of the room `iam`.
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
-use kah_api::{config::Configuration, path::Target};
+use futures::future::BoxFuture;
+use http::HeaderValue;
+use kah_api::path::Target;
 
-#[derive(Clone)]
-pub struct Callers;
-#[derive(Clone)]
-pub(crate) struct Caller;
-impl Caller {
-    pub(crate) fn name(&self) -> &str { todo!() }
-    pub(crate) fn is_anonymous(&self) -> bool { todo!() }
+/// What nobody needs a role for, with or without a token: one path, or with `*` everything below it (authorization.md §4).
+const OPEN: [&str; 5] =
+    ["/oauth/*", "/kapis/config.kubesphere.io/*", "/kapis/version", "/kapis/metrics", "/healthz"];
+
+/// Whether a path needs no role. The path is compared to the letter.
+pub fn needs_no_role(path: &str) -> bool {
+    OPEN.iter().any(|open| match open.strip_suffix('*') {
+        Some(folder) => path.starts_with(folder),
+        None => path == *open,
+    })
 }
-pub(crate) struct Tokens { pub access: String, pub refresh: String, pub expires_in: Option<u64> }
-pub(crate) enum GrantError { Invalid(String), Limited(String), Fault(String) }
-pub(crate) struct Profile { pub email: String, pub locale: String }
-pub(crate) fn needs_no_role(_path: &str) -> bool { todo!() }
-impl Callers {
-    pub(crate) fn reload(&self, _c: &Configuration) -> Result<(), String> { todo!() }
-    pub(crate) async fn authenticate(&self, _h: &HeaderMap) -> Result<Caller, String> { todo!() }
-    pub(crate) fn authorize(&self, _c: &Caller, _t: &Target) -> Result<(), String> { todo!() }
-    pub(crate) async fn password(&self, _u: &str, _p: &str, _c: Option<IpAddr>, _a: Option<&str>) -> Result<Tokens, GrantError> { todo!() }
-    pub(crate) async fn refresh(&self, _t: &str) -> Result<Tokens, GrantError> { todo!() }
-    pub(crate) fn profile(&self, _n: &str) -> Option<Profile> { todo!() }
-    pub(crate) async fn revoke(&self, _n: &str) -> Result<(), String> { todo!() }
+
+/// Somebody who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The name of the User, or `system:anonymous`.
+    pub name: String,
+    /// `spec.groups` and what the system adds.
+    pub groups: Vec<String>,
+    /// Whether there was no credential at all.
+    pub anonymous: bool,
+}
+
+/// What a login gives.
+#[derive(Clone)]
+pub struct Tokens {
+    /// Access token.
+    pub access: String,
+    /// Refresh token.
+    pub refresh: String,
+    /// Seconds; `None` or 0 where the token has no end.
+    pub expires_in: Option<u64>,
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tokens(…)")
+    }
+}
+
+/// Why there are no tokens; the text is the original's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GrantError {
+    /// The grant is not good.
+    #[error("{0}")]
+    Invalid(String),
+    /// Too many tries.
+    #[error("{0}")]
+    Limited(String),
+    /// Something else failed.
+    #[error("{0}")]
+    Fault(String),
+}
+
+/// Why a credential is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The text after `Unauthorized: `.
+    pub text: String,
+    /// Whether it was a bearer token, whose rejections people look for in the log.
+    pub bearer: bool,
+}
+
+/// What a User says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// `spec.email`
+    pub email: String,
+    /// `spec.lang`
+    pub locale: String,
+}
+
+/// Answers the gateway's questions about callers. Implementations are shared by all requests and take over a new configuration in place.
+pub trait Callers: Send + Sync + 'static {
+    /// Who sends this `Authorization`; without one, nobody in particular.
+    fn authenticate<'a>(
+        &'a self,
+        authorization: Option<&'a HeaderValue>,
+    ) -> BoxFuture<'a, Result<Caller, Rejection>>;
+
+    /// Whether the caller may do this, by a role or because the path needs none ([`needs_no_role`]).
+    ///
+    /// # Errors
+    /// The reason for the refusal, mostly empty.
+    fn authorize(&self, caller: &Caller, target: &Target) -> Result<(), String>;
+
+    /// The grant `password`, with the client's address and program for the login's record.
+    fn password<'a>(
+        &'a self,
+        user: &'a str,
+        password: &'a str,
+        client: Option<IpAddr>,
+        agent: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Tokens, GrantError>>;
+
+    /// The grant `refresh_token`.
+    fn refresh<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Tokens, GrantError>>;
+
+    /// What is known of a user.
+    fn profile(&self, user: &str) -> Option<Profile>;
+
+    /// Ends all sessions of a user.
+    fn revoke<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<(), String>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::needs_no_role;
+
+    #[test]
+    fn only_what_is_listed_needs_no_role() {
+        for path in ["/oauth/token", "/oauth/", "/kapis/version", "/healthz", "/kapis/config.kubesphere.io/v1alpha2/configs/oauth"] {
+            assert!(needs_no_role(path), "{path}");
+        }
+        for path in ["/oauth", "/", "/healthz/", "/healthz/ping", "/kapis/version/", "/version", "/kapis/clusters/host/version", "/kapis/config.kubesphere.iox/x"] {
+            assert!(!needs_no_role(path), "{path}");
+        }
+    }
 }

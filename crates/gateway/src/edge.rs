@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, Uri, header, uri::PathAndQuery};
-use kah_api::Status;
+use kah_api::status::Status;
 
 const AUTHORIZATION: HeaderName = HeaderName::from_static("x-kubesphere-authorization");
 const RAW_QUERY: HeaderName = HeaderName::from_static("x-kubesphere-rawquery");

@@ -16,19 +16,19 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, requ
 use http_body::Body as _;
 use jiff::Timestamp;
 use kah_api::{
-    Status,
-    config::Configuration,
+    status::Status,
     path::{ClusterForm, Target, parse},
 };
 use kah_cluster::Registry;
 
 use crate::{
-    answer::{self, not_served, routing_error},
+    answer::{self, routing_error},
     audit::{Audit, Object, Record, Recording},
-    callers::{Caller, Callers},
-    edge::{self, Place},
+    callers::{Caller, Callers, Rejection},
+    edge,
     kube_proxy::KubeProxy,
     member, routes,
+    settings::Settings,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -41,10 +41,10 @@ pub struct Peer(pub SocketAddr);
 /// What a [`Gateway`] is built from.
 #[derive(Clone)]
 pub struct GatewayParts {
-    /// `kubesphere.yaml`.
-    pub configuration: Arc<Configuration>,
+    /// What of `kubesphere.yaml` concerns the gateway.
+    pub settings: Settings,
     /// Who callers are and what they may.
-    pub callers: Callers,
+    pub callers: Arc<dyn Callers>,
     /// The clusters of the fleet; used by a host only.
     pub registry: Registry,
     /// The way to this cluster's kube-apiserver.
@@ -67,8 +67,8 @@ pub struct Counters {
 pub struct Gateway(Arc<Inner>);
 
 pub(crate) struct Inner {
-    pub(crate) configuration: ArcSwap<Configuration>,
-    pub(crate) callers: Callers,
+    pub(crate) settings: ArcSwap<Settings>,
+    pub(crate) callers: Arc<dyn Callers>,
     pub(crate) registry: Registry,
     pub(crate) kube: KubeProxy,
     audit: Arc<dyn Audit>,
@@ -82,7 +82,7 @@ pub(crate) struct Arrived {
     pub(crate) target: Target,
     pub(crate) caller: Caller,
     pub(crate) client: Option<IpAddr>,
-    pub(crate) configuration: Arc<Configuration>,
+    pub(crate) settings: Arc<Settings>,
 }
 
 impl Arrived {
@@ -102,7 +102,7 @@ impl Gateway {
     #[must_use]
     pub fn new(parts: GatewayParts) -> Self {
         Self(Arc::new(Inner {
-            configuration: ArcSwap::new(parts.configuration),
+            settings: ArcSwap::from_pointee(parts.settings),
             callers: parts.callers,
             registry: parts.registry,
             kube: parts.kube,
@@ -111,14 +111,9 @@ impl Gateway {
         }))
     }
 
-    /// Takes over another configuration: requests that come from now on are judged by it; sessions and connections stay.
-    ///
-    /// # Errors
-    /// A text for people, where it cannot be used; nothing has changed then.
-    pub fn reload(&self, configuration: Configuration) -> Result<(), String> {
-        self.0.callers.reload(&configuration)?;
-        self.0.configuration.store(Arc::new(configuration));
-        Ok(())
+    /// Takes over other settings: requests that come from now on are judged by them; sessions and connections stay.
+    pub fn reload(&self, settings: Settings) {
+        self.0.settings.store(Arc::new(settings));
     }
 
     /// What was counted.
@@ -183,11 +178,11 @@ impl Inner {
     /// What the request is about, after what only a host may say was dropped or put in its place.
     async fn parsed(&self, request: Request<Body>, client: Option<IpAddr>, record: &mut Record) -> Response {
         let (mut parts, body) = request.into_parts();
-        let configuration = self.configuration.load_full();
+        let settings = self.settings.load_full();
 
         // Edge: identities and hop headers that a client made up.
         let Parts { headers, uri, .. } = &mut parts;
-        let target = match edge::enter(place(&configuration), headers, uri) {
+        let target = match edge::enter(settings.place(), headers, uri) {
             Ok(target) => target,
             Err(status) => return refuse(&parts, &status),
         };
@@ -206,18 +201,37 @@ impl Inner {
             name: target.name.clone(),
         };
         // Authentication: a bad credential ends here, on any path.
-        let authenticated = self.callers.authenticate(&parts.headers).await;
-        let caller = match authenticated {
+        let caller = match self.authenticated(&parts.headers).await {
             Ok(caller) => caller,
-            Err(reason) => return refuse(&parts, &Status::unauthorized(&reason)),
+            Err(status) => return refuse(&parts, &status),
         };
-        record.user = caller.name().to_owned();
-        self.dispatched(Arrived { parts, body, target, caller, client, configuration }).await
+        record.user.clone_from(&caller.name);
+        self.dispatched(Arrived { parts, body, target, caller, client, settings }).await
+    }
+
+    async fn authenticated(&self, headers: &HeaderMap) -> Result<Caller, Box<Status>> {
+        let mut sent = headers.get_all(header::AUTHORIZATION).iter();
+        let rejection = match (sent.next(), sent.next()) {
+            (one, None) => match self.callers.authenticate(one).await {
+                Ok(caller) => return Ok(caller),
+                Err(rejection) => rejection,
+            },
+            // Two identities are none.
+            (_, Some(_)) => Rejection { text: "%!s(<nil>)".to_owned(), bearer: false },
+        };
+        if rejection.bearer {
+            // To the letter: people and alert rules search for these three lines (lost-access.md).
+            let text = &rejection.text;
+            tracing::error!(klog.file = "token.go", klog.line = 65, "{text}");
+            tracing::error!(klog.file = "jwt_token.go", klog.line = 45, "{text}");
+            tracing::error!(klog.file = "authentication.go", klog.line = 60, "Unable to authenticate the request due to error: {text}");
+        }
+        Err(Box::new(Status::unauthorized(&rejection.text)))
     }
 
     /// Members: a path that names another cluster leaves here, with the caller's own credential.
     async fn dispatched(&self, arrived: Arrived) -> Response {
-        let host = arrived.configuration.multicluster.enable;
+        let host = arrived.settings.multicluster;
         let Some(name) = arrived.target.cluster.clone().filter(|_| host) else {
             return self.authorized(arrived).await;
         };
@@ -231,11 +245,11 @@ impl Inner {
     /// Authorisation, by the roles of this cluster.
     async fn authorized(&self, arrived: Arrived) -> Response {
         if let Err(reason) = self.callers.authorize(&arrived.caller, &arrived.target) {
-            let status = Status::forbidden(arrived.caller.name(), &arrived.target, &reason);
+            let status = Status::forbidden(&arrived.caller.name, &arrived.target, &reason);
             return arrived.refuse(&status);
         }
         // A member serves no cluster but itself: the prefix must not fall through to whatever stands behind it.
-        if arrived.target.cluster.is_some() && !arrived.configuration.multicluster.enable {
+        if arrived.target.cluster.is_some() && !arrived.settings.multicluster {
             return if arrived.target.is_kubernetes {
                 arrived.refuse(&Status::not_found("the server could not find the requested resource"))
             } else {
@@ -283,12 +297,6 @@ impl Inner {
         }
         response
     }
-}
-
-/// Hosts are asked by callers; so is a cluster of its own. Anything else may stand behind a host.
-fn place(configuration: &Configuration) -> Place {
-    let multicluster = &configuration.multicluster;
-    if multicluster.enable || multicluster.cluster_role == "host" { Place::Host } else { Place::Member }
 }
 
 /// `/openapi`, and `/version` where the cluster was named as kubectl's `server:` does (differences.md A1).

@@ -14,7 +14,7 @@ use crate::{
 
 impl Inner {
     pub(crate) async fn answer(&self, endpoint: Endpoint, arrived: Arrived) -> Response {
-        let configuration = &arrived.configuration;
+        let settings = &arrived.settings;
         match endpoint {
             Endpoint::Healthz | Endpoint::Ping => healthz(Some(arrived.target.query())),
             Endpoint::KapisVersion | Endpoint::Version => {
@@ -22,12 +22,12 @@ impl Inner {
                 let kubernetes = self.kube.ask("/version").await;
                 answer::json(StatusCode::OK, &Version { kubernetes, ..Version::current() })
             }
-            Endpoint::ConfigOauth => answer::json(StatusCode::OK, &configuration.oauth_view()),
-            Endpoint::Configz => answer::json(StatusCode::OK, &configuration.configz()),
-            Endpoint::GpuKinds => answer::json(StatusCode::OK, &configuration.gpu_kinds()),
-            Endpoint::Token => oauth::token(&self.callers, arrived).await,
-            Endpoint::Userinfo => oauth::userinfo(&self.callers, &arrived),
-            Endpoint::Logout => oauth::logout(&self.callers, arrived).await,
+            Endpoint::ConfigOauth => answer::json(StatusCode::OK, &settings.oauth),
+            Endpoint::Configz => answer::json(StatusCode::OK, &settings.configz),
+            Endpoint::GpuKinds => answer::json(StatusCode::OK, &settings.gpu_kinds),
+            Endpoint::Token => oauth::token(&*self.callers, arrived).await,
+            Endpoint::Userinfo => oauth::userinfo(&*self.callers, &arrived),
+            Endpoint::Logout => oauth::logout(&*self.callers, arrived).await,
         }
     }
 }

@@ -9,11 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{body::Body, response::Response};
+use axum::{body::{Body, to_bytes}, response::Response};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header, uri::PathAndQuery};
-use http_body_util::{BodyExt, Limited};
-use kah_api::{Status, status::Cause};
+use kah_api::{status::Status, status::Cause};
 use kah_net::{
     Address, ClientCertificate, Forward, Kind, Limits, ProxyError, Roots, TlsSettings, Upstream,
     UpstreamSettings, Verify,
@@ -115,19 +114,20 @@ impl KubeProxy {
 
     /// Asks something for ourselves; `None` where there is no usable answer within a few seconds.
     pub async fn ask(&self, path: &'static str) -> Option<Value> {
-        let question = async {
-            let mut forward = Forward::new(PathAndQuery::from_static(path));
-            forward.headers = self.headers().await.ok()?;
-            let mut request = Request::new(Body::empty());
-            request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-            let response = self.upstream.send(request, forward).await.ok()?;
-            if response.status() != StatusCode::OK {
-                return None;
-            }
-            let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect().await.ok()?;
-            serde_json::from_slice(&body.to_bytes()).ok()
-        };
-        tokio::time::timeout(QUESTION, question).await.ok().flatten()
+        tokio::time::timeout(QUESTION, self.question(path)).await.ok().flatten()
+    }
+
+    async fn question(&self, path: &'static str) -> Option<Value> {
+        let mut forward = Forward::new(PathAndQuery::from_static(path));
+        forward.headers = self.headers().await.ok()?;
+        let mut request = Request::new(Body::empty());
+        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        let response = self.upstream.send(request, forward).await.ok()?;
+        if response.status() != StatusCode::OK {
+            return None;
+        }
+        let body = to_bytes(Body::new(response.into_body()), LARGEST_ANSWER).await.ok()?;
+        serde_json::from_slice(&body).ok()
     }
 
     /// Ends at once what goes on.
@@ -135,7 +135,7 @@ impl KubeProxy {
         self.upstream.close();
     }
 
-    async fn headers(&self) -> Result<HeaderMap, Status> {
+    pub(crate) async fn headers(&self) -> Result<HeaderMap, Status> {
         let mut headers = HeaderMap::new();
         let value = match &*self.account {
             Account::Certificate => return Ok(headers),

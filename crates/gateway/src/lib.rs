@@ -18,11 +18,13 @@ mod oauth;
 mod reload;
 mod routes;
 mod server;
+mod settings;
 
 pub use audit::{Audit, AuditLog, Object, Record};
-pub use callers::Callers;
+pub use callers::{Caller, Callers, GrantError, Profile, Rejection, Tokens, needs_no_role};
 pub use gateway::{Counters, Gateway, GatewayParts, Peer};
 pub use kube_proxy::{KubeProxy, KubeProxyError};
 pub use reload::{Follower, ReloadCounters, read};
 pub use routes::{Endpoint, ROUTES, Route};
 pub use server::{ServerLimits, serve};
+pub use settings::{Client, Settings};

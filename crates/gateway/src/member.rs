@@ -1,10 +1,9 @@
 //! The step from the host to a member (multicluster.md §7).
 
-use axum::{body::Body, response::Response};
+use axum::{body::{Body, to_bytes}, response::Response};
 use http::{HeaderValue, StatusCode, header, uri::PathAndQuery};
-use http_body_util::{BodyExt, Limited};
 use kah_api::{
-    Status,
+    status::Status,
     path::{ClusterForm, Target},
     status::{Cause, Details},
 };
@@ -36,7 +35,7 @@ pub(crate) fn unknown(name: &str) -> Response {
 /// Sends a request on as its caller. Nobody in particular gets through only to what needs no role (differences.md S1).
 pub(crate) async fn forward(member: &Member, mut arrived: Arrived) -> Response {
     let caller = match arrived.parts.headers.get(header::AUTHORIZATION) {
-        Some(value) if !arrived.caller.is_anonymous() => CallerCredential::Authorization(value.clone()),
+        Some(value) if !arrived.caller.anonymous => CallerCredential::Authorization(value.clone()),
         _ if needs_no_role(arrived.target.forward_path()) => CallerCredential::Anonymous,
         _ => {
             let status = Status::unauthorized("a member is asked only for those who say who they are");
@@ -109,8 +108,8 @@ fn status(error: &ForwardError) -> Status {
 }
 
 async fn only_kubernetes(response: Response) -> Response {
-    let body = Limited::new(response.into_body(), LARGEST_VERSION).collect().await;
-    let version: Option<Value> = body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
+    let body = to_bytes(response.into_body(), LARGEST_VERSION).await;
+    let version: Option<Value> = body.ok().and_then(|body| serde_json::from_slice(&body).ok());
     match version.as_ref().and_then(|version| version.get("kubernetes")) {
         Some(kubernetes) => {
             let json = HeaderValue::from_static("application/json");

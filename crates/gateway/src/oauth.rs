@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use axum::response::Response;
+use axum::{body::to_bytes, response::Response};
 use http::{HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use serde::Serialize;
 use serde_json::json;
 use subtle::ConstantTimeEq;
@@ -34,21 +33,20 @@ fn invalid_client(text: &str) -> Response {
 }
 
 /// `POST /oauth/token`: form, client, secret, grant, in this order; the first failure answers.
-pub(crate) async fn token(callers: &Callers, arrived: Arrived) -> Response {
-    let Arrived { body, configuration, client, parts, .. } = arrived;
-    let Ok(body) = Limited::new(body, LARGEST_FORM).collect().await else {
+pub(crate) async fn token(callers: &dyn Callers, arrived: Arrived) -> Response {
+    let Arrived { body, settings, client, parts, .. } = arrived;
+    let Ok(body) = to_bytes(body, LARGEST_FORM).await else {
         return answer::text(StatusCode::PAYLOAD_TOO_LARGE, "http: request body too large");
     };
-    let form = match parse_form(&body.to_bytes()) {
+    let form = match parse_form(&body) {
         Ok(form) => form,
         Err(text) => return invalid_client(&text),
     };
     let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
-    let clients = &configuration.authentication.oauth_options.clients;
-    let Some(registered) = clients.iter().find(|known| known.name == field("client_id")) else {
+    let Some(registered) = settings.clients.iter().find(|known| known.name == field("client_id")) else {
         return invalid_client("the OAuth client was not found");
     };
-    let same: bool = registered.secret().as_bytes().ct_eq(field("client_secret").as_bytes()).into();
+    let same: bool = registered.secret.as_bytes().ct_eq(field("client_secret").as_bytes()).into();
     if !same {
         return invalid_client("invalid client credential");
     }
@@ -103,11 +101,11 @@ fn parse_form(body: &[u8]) -> Result<HashMap<String, String>, String> {
 }
 
 /// `GET /oauth/userinfo`: the claims of the caller.
-pub(crate) fn userinfo(callers: &Callers, arrived: &Arrived) -> Response {
-    if arrived.caller.is_anonymous() {
+pub(crate) fn userinfo(callers: &dyn Callers, arrived: &Arrived) -> Response {
+    if arrived.caller.anonymous {
         return refuse(StatusCode::UNAUTHORIZED, "login_required", "");
     }
-    let name = arrived.caller.name();
+    let name = arrived.caller.name.as_str();
     let Some(profile) = callers.profile(name) else {
         let text = format!("user.iam.kubesphere.io {name:?} not found");
         return refuse(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &text);
@@ -125,21 +123,22 @@ pub(crate) fn userinfo(callers: &Callers, arrived: &Arrived) -> Response {
 }
 
 /// `GET /oauth/logout`: ends all sessions of the caller.
-pub(crate) async fn logout(callers: &Callers, arrived: Arrived) -> Response {
-    let Arrived { caller, target, configuration, .. } = arrived;
-    if !caller.is_anonymous()
-        && let Err(text) = callers.revoke(caller.name()).await
+pub(crate) async fn logout(callers: &dyn Callers, arrived: Arrived) -> Response {
+    let Arrived { caller, target, settings, parts, .. } = arrived;
+    if !caller.anonymous
+        && let Err(text) = callers.revoke(&caller.name).await
     {
-        return answer::text(StatusCode::INTERNAL_SERVER_ERROR, &format!("Internal error occurred: {text}"));
+        let text = format!("Internal error occurred: {text}");
+        return answer::handler_error(&parts.headers, StatusCode::INTERNAL_SERVER_ERROR, &text);
     }
     let mut pairs = form_urlencoded::parse(target.query().as_bytes());
     let Some((_, to)) = pairs.find(|(name, _)| name == "post_logout_redirect_uri") else {
         return answer::json(StatusCode::OK, &json!({"message": "success"}));
     };
     // Only to where a registered client lives: any other place would make this an open redirect.
-    let clients = &configuration.authentication.oauth_options.clients;
-    if !clients.iter().any(|client| client.redirect_uris.iter().any(|uri| **uri == *to)) {
-        return answer::text(StatusCode::BAD_REQUEST, "invalid logout redirect URI: it is not registered for any client");
+    if !settings.clients.iter().any(|client| client.redirect_uris.iter().any(|uri| **uri == *to)) {
+        let text = "invalid logout redirect URI: it is not registered for any client";
+        return answer::handler_error(&parts.headers, StatusCode::BAD_REQUEST, text);
     }
     let state = form_urlencoded::parse(target.query().as_bytes())
         .find(|(name, _)| name == "state")

@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use kah_api::Status;
+use kah_api::status::Status;
 use serde_json::Value;
 
 use super::{JSON, accepted, nosniff, respond};
