@@ -10,16 +10,23 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use kah_api::config::Configuration;
+use kah_api::config::{ConfigError, Configuration};
 use kah_cluster::Registry;
 use kah_gateway::{
-    AuditLog, Callers, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits,
+    AuditLog, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits, Sessions,
+    Settings,
+};
+use kah_iam::{
+    Authentication, GlobalRoles,
+    cache::MemoryCache,
+    clock::{Clock, SystemClock},
+    users::{Users, follow_roles, follow_users},
 };
 use kah_net::Limits;
-use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio::{io::AsyncReadExt, net::TcpListener, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::logging;
+use crate::{failure::Failure, logging};
 
 /// Between two looks at the configuration's file.
 const LOOK: Duration = Duration::from_millis(500);
@@ -30,7 +37,7 @@ const SERVICE_ACCOUNT: &str = "var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Flags of `kah apiserver`. Those of the original that have no meaning here are accepted and say so.
 #[derive(Debug, Clone, Args)]
-pub struct ApiserverArgs {
+pub struct Arguments {
     /// The configuration's file [default: kubesphere.yaml in /etc/kubesphere, then in the working directory]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -64,7 +71,7 @@ pub struct ApiserverArgs {
 ///
 /// # Errors
 /// What keeps it from starting, worded for the person who reads the log.
-pub async fn run(args: ApiserverArgs) -> anyhow::Result<()> {
+pub async fn run(args: Arguments) -> Result<(), Failure> {
     logging::init(args.verbosity);
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -77,10 +84,15 @@ pub async fn run(args: ApiserverArgs) -> anyhow::Result<()> {
     tasks.close();
     // Whatever does not end by itself now ends with the process.
     let _ = tokio::time::timeout(Duration::from_secs(2), tasks.wait()).await;
-    result
+    result.map_err(|error| {
+        Failure::new(
+            format!("ks-apiserver: {error:#}"),
+            "Check kubesphere.yaml with `kah config check`, and that the kube-apiserver can be reached.",
+        )
+    })
 }
 
-async fn serve(args: ApiserverArgs, stop: &CancellationToken, tasks: &TaskTracker) -> anyhow::Result<()> {
+async fn serve(args: Arguments, stop: &CancellationToken, tasks: &TaskTracker) -> anyhow::Result<()> {
     let root = root();
     let path = find_configuration(args.config.as_deref(), &root)?;
     let text = kah_gateway::read(&path)
@@ -96,8 +108,16 @@ async fn serve(args: ApiserverArgs, stop: &CancellationToken, tasks: &TaskTracke
     let connections = CancellationToken::new();
     let kube = KubeProxy::new(&kube, Limits::default(), connections.clone(), tasks.clone())?;
     let registry = Registry::new(Limits::default(), connections.clone(), tasks.clone());
-    let callers = Callers::new(&configuration, client.clone(), stop.clone(), tasks)
-        .map_err(anyhow::Error::msg)?;
+    let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let cache = Arc::new(MemoryCache::new(Arc::clone(&clock)));
+    let authentication = Authentication::new(&configuration, cache, Arc::clone(&users), clock);
+    let callers = Arc::new(Sessions::new(&configuration, authentication, Arc::clone(&roles)));
+    let (users_listed, users_are) = oneshot::channel::<()>();
+    let (roles_listed, roles_are) = oneshot::channel::<()>();
+    // The receivers may have given up; then nobody waits.
+    tasks.spawn(follow_users(client.clone(), users, stop.clone(), move || drop(users_listed.send(()))));
+    tasks.spawn(follow_roles(client.clone(), roles, stop.clone(), move || drop(roles_listed.send(()))));
     let host = configuration.multicluster.enable;
     if host {
         let (registry, client) = (registry.clone(), client.clone());
@@ -105,7 +125,7 @@ async fn serve(args: ApiserverArgs, stop: &CancellationToken, tasks: &TaskTracke
     }
     // Nobody is answered from caches that are empty still.
     let synced = async {
-        callers.synced().await;
+        let _ = tokio::join!(users_are, roles_are);
         if host {
             registry.synced().await;
         }
@@ -117,8 +137,8 @@ async fn serve(args: ApiserverArgs, stop: &CancellationToken, tasks: &TaskTracke
     }
 
     let gateway = Gateway::new(GatewayParts {
-        configuration: Arc::new(configuration),
-        callers,
+        settings: Settings::from(&configuration),
+        callers: callers.clone(),
         registry,
         kube,
         audit: Arc::new(AuditLog),
@@ -129,8 +149,10 @@ async fn serve(args: ApiserverArgs, stop: &CancellationToken, tasks: &TaskTracke
     tasks.spawn(async move {
         let counters = ReloadCounters::default();
         let apply = |text: &str| {
-            let configuration = self::configuration(text).map_err(|error| format!("{error:#}"))?;
-            reloading.reload(configuration)
+            let configuration = self::configuration(text)?;
+            callers.reload(&configuration);
+            reloading.reload(Settings::from(&configuration));
+            Ok::<(), ConfigError>(())
         };
         follower.run(&counters, reload_stop, apply).await;
     });
@@ -172,11 +194,19 @@ fn find_configuration(given: Option<&Path>, root: &Path) -> anyhow::Result<PathB
     )
 }
 
-fn configuration(text: &str) -> anyhow::Result<Configuration> {
-    todo!()
+fn configuration(text: &str) -> Result<Configuration, ConfigError> {
+    let environment = env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let configuration = Configuration::read(text, &environment)?;
+    configuration.validate()?;
+    for finding in configuration.findings() {
+        tracing::warn!("kubesphere.yaml: {finding}");
+    }
+    Ok(configuration)
 }
 
-fn listener(args: &ApiserverArgs) -> anyhow::Result<(SocketAddr, Option<Arc<rustls::ServerConfig>>)> {
+fn listener(args: &Arguments) -> anyhow::Result<(SocketAddr, Option<Arc<rustls::ServerConfig>>)> {
     if args.secure_port == 0 {
         if args.insecure_port == 0 {
             bail!("insecure and secure port can not be disabled at the same time");

@@ -154,7 +154,6 @@ pub fn init(verbosity: u8) {
         .event_format(Klog::default())
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(false)
         .try_init();
 }
 
@@ -186,7 +185,6 @@ mod tests {
         let subscriber = tracing_subscriber::fmt()
             .event_format(Klog { clock, process: 1 })
             .with_writer(move || writer.clone())
-            .with_ansi(false)
             .finish();
         tracing::subscriber::with_default(subscriber, events);
         let bytes = lines.0.lock().unwrap().clone();

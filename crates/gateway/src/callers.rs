@@ -6,17 +6,7 @@ use futures::future::BoxFuture;
 use http::HeaderValue;
 use kah_api::path::Target;
 
-/// What nobody needs a role for, with or without a token: one path, or with `*` everything below it (authorization.md §4).
-const OPEN: [&str; 5] =
-    ["/oauth/*", "/kapis/config.kubesphere.io/*", "/kapis/version", "/kapis/metrics", "/healthz"];
-
-/// Whether a path needs no role. The path is compared to the letter.
-pub fn needs_no_role(path: &str) -> bool {
-    OPEN.iter().any(|open| match open.strip_suffix('*') {
-        Some(folder) => path.starts_with(folder),
-        None => path == *open,
-    })
-}
+pub use kah_iam::roles::needs_no_role;
 
 /// Somebody who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,19 +99,4 @@ pub trait Callers: Send + Sync + 'static {
 
     /// Ends all sessions of a user.
     fn revoke<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<(), String>>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::needs_no_role;
-
-    #[test]
-    fn only_what_is_listed_needs_no_role() {
-        for path in ["/oauth/token", "/oauth/", "/kapis/version", "/healthz", "/kapis/config.kubesphere.io/v1alpha2/configs/oauth"] {
-            assert!(needs_no_role(path), "{path}");
-        }
-        for path in ["/oauth", "/", "/healthz/", "/healthz/ping", "/kapis/version/", "/version", "/kapis/clusters/host/version", "/kapis/config.kubesphere.iox/x"] {
-            assert!(!needs_no_role(path), "{path}");
-        }
-    }
 }

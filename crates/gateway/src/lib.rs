@@ -18,6 +18,7 @@ mod oauth;
 mod reload;
 mod routes;
 mod server;
+mod sessions;
 mod settings;
 
 pub use audit::{Audit, AuditLog, Object, Record};
@@ -27,4 +28,5 @@ pub use kube_proxy::{KubeProxy, KubeProxyError};
 pub use reload::{Follower, ReloadCounters, read};
 pub use routes::{Endpoint, ROUTES, Route};
 pub use server::{ServerLimits, serve};
+pub use sessions::Sessions;
 pub use settings::{Client, Settings};

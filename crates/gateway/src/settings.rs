@@ -1,5 +1,6 @@
 //! What of `kubesphere.yaml` the gateway itself acts on, prepared once for each configuration.
 
+use kah_api::config::Configuration;
 use serde_json::Value;
 
 use crate::edge::Place;
@@ -36,6 +37,26 @@ pub struct Settings {
     pub configz: Value,
     /// The answer of `configs/gpu/kinds`.
     pub gpu_kinds: Value,
+}
+
+impl From<&Configuration> for Settings {
+    fn from(configuration: &Configuration) -> Self {
+        let clients = configuration.authentication.oauth_options.clients.iter();
+        Self {
+            multicluster: configuration.multicluster.enable,
+            cluster_role: configuration.multicluster.cluster_role.clone(),
+            clients: clients
+                .map(|client| Client {
+                    name: client.name.clone(),
+                    secret: client.secret().to_owned(),
+                    redirect_uris: client.redirect_uris.clone(),
+                })
+                .collect(),
+            oauth: configuration.oauth_view(),
+            configz: serde_json::to_value(configuration.configz()).unwrap_or_default(),
+            gpu_kinds: serde_json::to_value(configuration.gpu_kinds()).unwrap_or_default(),
+        }
+    }
 }
 
 impl Settings {
