@@ -122,18 +122,30 @@ impl Configuration {
         if authentication.jwt_secret.is_empty() {
             texts.push("JWT secret MUST not be empty".to_owned());
         }
-        if authentication.authenticate_rate_limiter_max_tries > authentication.login_history_maximum_entries {
+        if authentication.authenticate_rate_limiter_max_tries
+            > authentication.login_history_maximum_entries
+        {
             texts.push(
                 "authenticateRateLimiterMaxTries MUST not be greater than loginHistoryMaximumEntries".to_owned(),
             );
         }
         if !["RBAC", "AlwaysAllow", "AlwaysDeny"].contains(&self.authorization_mode.as_str()) {
-            texts.push(format!("authorization mode {} not support", self.authorization_mode));
+            texts.push(format!(
+                "authorization mode {} not support",
+                self.authorization_mode
+            ));
         }
         if !["InMemoryCache", "redis"].contains(&self.cache.kind.as_str()) {
-            texts.push(format!("cache with type {} is not supported", self.cache.kind));
+            texts.push(format!(
+                "cache with type {} is not supported",
+                self.cache.kind
+            ));
         }
-        if texts.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(texts)) }
+        if texts.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError::Invalid(texts))
+        }
     }
 
     /// Keys that nothing reads, in the order of the file.
@@ -184,7 +196,11 @@ impl JwtSecret {
     pub fn fingerprint(&self, key: &[u8]) -> String {
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key);
         let tag = aws_lc_rs::hmac::sign(&key, self.expose());
-        tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        tag.as_ref()
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 

@@ -38,7 +38,11 @@ impl Identity {
     /// The caller without credential.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self { name: ANONYMOUS.into(), groups: vec!["system:unauthenticated".into()], extra: BTreeMap::new() }
+        Self {
+            name: ANONYMOUS.into(),
+            groups: vec!["system:unauthenticated".into()],
+            extra: BTreeMap::new(),
+        }
     }
 
     /// Whether it is that one.
@@ -51,7 +55,11 @@ impl Identity {
         let name = user.metadata.name.clone().unwrap_or_default();
         let mut groups = user.spec.groups.clone();
         groups.push(AUTHENTICATED.to_owned());
-        Self { name, groups, extra: BTreeMap::new() }
+        Self {
+            name,
+            groups,
+            extra: BTreeMap::new(),
+        }
     }
 }
 
@@ -106,7 +114,9 @@ impl From<AuthenticationError> for GrantError {
     fn from(error: AuthenticationError) -> Self {
         match error {
             AuthenticationError::RateLimited => Self::Limited(error.to_string()),
-            AuthenticationError::Cache(_) | AuthenticationError::Busy(_) => Self::Fault(error.to_string()),
+            AuthenticationError::Cache(_) | AuthenticationError::Busy(_) => {
+                Self::Fault(error.to_string())
+            }
             _ => Self::Invalid(error.to_string()),
         }
     }
@@ -149,19 +159,29 @@ impl Authentication {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let settings = ArcSwap::from_pointee(settings(configuration, &clock));
-        Self { settings, cache, users, passwords: Passwords::new(2, 64), clock }
+        Self {
+            settings,
+            cache,
+            users,
+            passwords: Passwords::new(2, 64),
+            clock,
+        }
     }
 
     /// Takes over another configuration; sessions stay.
     pub fn reload(&self, configuration: &Configuration) {
-        self.settings.store(Arc::new(settings(configuration, &self.clock)));
+        self.settings
+            .store(Arc::new(settings(configuration, &self.clock)));
     }
 
     /// Who sends this `Authorization` header.
     ///
     /// # Errors
     /// [`AuthenticationError`].
-    pub async fn authenticate(&self, header: Option<&str>) -> Result<Identity, AuthenticationError> {
+    pub async fn authenticate(
+        &self,
+        header: Option<&str>,
+    ) -> Result<Identity, AuthenticationError> {
         let header = header.unwrap_or_default().trim();
         if header.is_empty() {
             return Ok(Identity::anonymous());
@@ -171,7 +191,9 @@ impl Authentication {
         }
         let mut words = header.split(' ');
         match (words.next(), words.next()) {
-            (Some(scheme), Some(token)) if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() => {
+            (Some(scheme), Some(token))
+                if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() =>
+            {
                 self.bearer(token).await
             }
             _ => Err(AuthenticationError::Unrecognised),
@@ -183,7 +205,11 @@ impl Authentication {
         let kinds = [TokenType::Access.as_str(), TokenType::Static.as_str()];
         if !kinds.contains(&claims.token_type.as_str()) {
             let want = TokenType::Access.as_str();
-            return Err(TokenError::Type { found: claims.token_type, want }.into());
+            return Err(TokenError::Type {
+                found: claims.token_type,
+                want,
+            }
+            .into());
         }
         let Some(user) = self.users.get(&claims.username) else {
             return Err(AuthenticationError::UserMissing(claims.username));
@@ -204,26 +230,41 @@ impl Authentication {
         Ok(claims)
     }
 
-    async fn password(&self, login: &str, password: &str) -> Result<Arc<User>, AuthenticationError> {
+    async fn password(
+        &self,
+        login: &str,
+        password: &str,
+    ) -> Result<Arc<User>, AuthenticationError> {
         if login.is_empty() || password.is_empty() {
             return Err(AuthenticationError::IncorrectPassword);
         }
         let found = self.users.find(login);
         match found.as_ref().map(|user| user.state()) {
             Some(UserState::AuthLimitExceeded) => return Err(AuthenticationError::RateLimited),
-            Some(UserState::Disabled | UserState::Pending) => return Err(AuthenticationError::NotActive),
+            Some(UserState::Disabled | UserState::Pending) => {
+                return Err(AuthenticationError::NotActive);
+            }
             Some(UserState::Active) | None => {}
         }
-        let hash = found.as_ref().map(|user| user.spec.encrypted_password.as_str()).filter(|hash| !hash.is_empty());
+        let hash = found
+            .as_ref()
+            .map(|user| user.spec.encrypted_password.as_str())
+            .filter(|hash| !hash.is_empty());
         let same = self.passwords.matches(password, hash).await?;
-        found.filter(|_| same).ok_or(AuthenticationError::IncorrectPassword)
+        found
+            .filter(|_| same)
+            .ok_or(AuthenticationError::IncorrectPassword)
     }
 
     /// The password grant; `login` is a name or an e-mail address. Also gives the user's name.
     ///
     /// # Errors
     /// [`GrantError`].
-    pub async fn password_grant(&self, login: &str, password: &str) -> Result<(TokenPair, String), GrantError> {
+    pub async fn password_grant(
+        &self,
+        login: &str,
+        password: &str,
+    ) -> Result<(TokenPair, String), GrantError> {
         let user = self.password(login, password).await?;
         let name = user.metadata.name.clone().unwrap_or_default();
         let mut extra = BTreeMap::new();
@@ -240,20 +281,29 @@ impl Authentication {
     pub async fn refresh_grant(&self, token: &str) -> Result<TokenPair, GrantError> {
         let claims = self.verified(token).await?;
         if claims.token_type != TokenType::Refresh.as_str() {
-            let error = TokenError::Type { found: claims.token_type, want: TokenType::Refresh.as_str() };
+            let error = TokenError::Type {
+                found: claims.token_type,
+                want: TokenType::Refresh.as_str(),
+            };
             return Err(GrantError::Invalid(error.to_string()));
         }
         self.issue(&claims.username, &claims.extra).await
     }
 
-    async fn issue(&self, user: &str, extra: &BTreeMap<String, Vec<String>>) -> Result<TokenPair, GrantError> {
+    async fn issue(
+        &self,
+        user: &str,
+        extra: &BTreeMap<String, Vec<String>>,
+    ) -> Result<TokenPair, GrantError> {
         let settings = self.settings.load_full();
         let fault = |error: CacheError| GrantError::Fault(error.to_string());
         if !settings.multiple_login {
             self.cache.revoke_user(user).await.map_err(fault)?;
         }
         let life = GoDuration(settings.age.0.saturating_add(settings.inactivity.0));
-        let access = settings.tokens.issue(user, TokenType::Access, extra, settings.age);
+        let access = settings
+            .tokens
+            .issue(user, TokenType::Access, extra, settings.age);
         let refresh = settings.tokens.issue(user, TokenType::Refresh, extra, life);
         for (token, life) in [(&access, settings.age), (&refresh, life)] {
             if life.0 > 0 {
@@ -261,7 +311,11 @@ impl Authentication {
             }
         }
         let expires_in = (!settings.age.is_zero()).then(|| settings.age.as_secs());
-        Ok(TokenPair { access, refresh, expires_in })
+        Ok(TokenPair {
+            access,
+            refresh,
+            expires_in,
+        })
     }
 
     /// Ends all sessions of a user.

@@ -19,9 +19,18 @@ pub struct CacheError(pub String);
 /// Remembers issued tokens by user. Two identical tokens share one entry.
 pub trait TokenCache: Send + Sync + 'static {
     /// Remembers a token for its lifetime.
-    fn insert<'a>(&'a self, user: &'a str, token: &'a str, lifetime: GoDuration) -> BoxFuture<'a, Result<(), CacheError>>;
+    fn insert<'a>(
+        &'a self,
+        user: &'a str,
+        token: &'a str,
+        lifetime: GoDuration,
+    ) -> BoxFuture<'a, Result<(), CacheError>>;
     /// Whether it is known.
-    fn contains<'a>(&'a self, user: &'a str, token: &'a str) -> BoxFuture<'a, Result<bool, CacheError>>;
+    fn contains<'a>(
+        &'a self,
+        user: &'a str,
+        token: &'a str,
+    ) -> BoxFuture<'a, Result<bool, CacheError>>;
     /// Forgets all tokens of exactly this user.
     fn revoke_user<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<(), CacheError>>;
 }
@@ -43,7 +52,10 @@ impl MemoryCache {
     /// Empty.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { entries: Mutex::default(), clock }
+        Self {
+            entries: Mutex::default(),
+            clock,
+        }
     }
 
     fn put(&self, user: &str, token: &str, lifetime: GoDuration) -> Result<(), CacheError> {
@@ -62,7 +74,10 @@ impl MemoryCache {
         let tokens = entries.entry(user.into()).or_default();
         tokens.retain(|_, until| *until > now);
         if tokens.len() >= PER_USER && !tokens.contains_key(token) {
-            let first = tokens.iter().min_by_key(|(_, until)| **until).map(|(token, _)| token.clone());
+            let first = tokens
+                .iter()
+                .min_by_key(|(_, until)| **until)
+                .map(|(token, _)| token.clone());
             if let Some(first) = first {
                 tokens.remove(&first);
             }
@@ -73,19 +88,34 @@ impl MemoryCache {
 }
 
 impl TokenCache for MemoryCache {
-    fn insert<'a>(&'a self, user: &'a str, token: &'a str, lifetime: GoDuration) -> BoxFuture<'a, Result<(), CacheError>> {
+    fn insert<'a>(
+        &'a self,
+        user: &'a str,
+        token: &'a str,
+        lifetime: GoDuration,
+    ) -> BoxFuture<'a, Result<(), CacheError>> {
         ready(self.put(user, token, lifetime)).boxed()
     }
 
-    fn contains<'a>(&'a self, user: &'a str, token: &'a str) -> BoxFuture<'a, Result<bool, CacheError>> {
+    fn contains<'a>(
+        &'a self,
+        user: &'a str,
+        token: &'a str,
+    ) -> BoxFuture<'a, Result<bool, CacheError>> {
         let now = self.clock.now();
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = entries.get(user).and_then(|tokens| tokens.get(token)).is_some_and(|until| *until > now);
+        let known = entries
+            .get(user)
+            .and_then(|tokens| tokens.get(token))
+            .is_some_and(|until| *until > now);
         ready(Ok(known)).boxed()
     }
 
     fn revoke_user<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<(), CacheError>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
+        self.entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(user);
         ready(Ok(())).boxed()
     }
 }

@@ -26,7 +26,11 @@ impl Passwords {
     /// `workers` comparisons at once, `limit` more may wait.
     #[must_use]
     pub fn new(workers: usize, limit: usize) -> Self {
-        Self { workers: Arc::new(Semaphore::new(workers.max(1))), waiting: AtomicUsize::new(0), limit }
+        Self {
+            workers: Arc::new(Semaphore::new(workers.max(1))),
+            waiting: AtomicUsize::new(0),
+            limit,
+        }
     }
 
     /// Whether the password is that of the hash; without a hash it takes the same time and is false. A NUL byte
@@ -46,9 +50,16 @@ impl Passwords {
             return Err(Busy);
         }
         let _waiting = Waiting(&self.waiting);
-        let permit = Arc::clone(&self.workers).acquire_owned().await.map_err(|_| Busy)?;
+        let permit = Arc::clone(&self.workers)
+            .acquire_owned()
+            .await
+            .map_err(|_| Busy)?;
         let usable = hash.is_some() && password.len() <= 72 && !password.contains('\0');
-        let password = if usable { password.to_owned() } else { "unusable".to_owned() };
+        let password = if usable {
+            password.to_owned()
+        } else {
+            "unusable".to_owned()
+        };
         let hash = hash.unwrap_or(NOBODY).to_owned();
         let compare = tokio::task::spawn_blocking(move || {
             let _permit = permit;

@@ -32,18 +32,30 @@ pub struct GlobalRoles {
 impl GlobalRoles {
     /// Takes the place of all.
     pub fn replace(&self, bindings: Vec<GlobalRoleBinding>) {
-        let bindings = bindings.into_iter().map(|binding| (binding.name_any(), binding)).collect();
-        *self.bindings.write().unwrap_or_else(PoisonError::into_inner) = bindings;
+        let bindings = bindings
+            .into_iter()
+            .map(|binding| (binding.name_any(), binding))
+            .collect();
+        *self
+            .bindings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = bindings;
     }
 
     /// Adds or changes one.
     pub fn apply(&self, binding: GlobalRoleBinding) {
-        self.bindings.write().unwrap_or_else(PoisonError::into_inner).insert(binding.name_any(), binding);
+        self.bindings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(binding.name_any(), binding);
     }
 
     /// Forgets one.
     pub fn remove(&self, name: &str) {
-        self.bindings.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.bindings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
     }
 
     /// Whether a binding gives this identity `platform-admin`.
@@ -52,7 +64,9 @@ impl GlobalRoles {
         let bindings = self.bindings.read().unwrap_or_else(PoisonError::into_inner);
         bindings
             .values()
-            .filter(|binding| binding.role_ref.kind == "GlobalRole" && binding.role_ref.name == PLATFORM_ADMIN)
+            .filter(|binding| {
+                binding.role_ref.kind == "GlobalRole" && binding.role_ref.name == PLATFORM_ADMIN
+            })
             .flat_map(|binding| binding.subjects.iter().flatten())
             .any(|subject| match subject.kind.as_str() {
                 "User" => subject.name == identity.name,
@@ -82,7 +96,10 @@ impl Authorizer {
     /// With `authorization.mode` of the configuration; a word that is no mode refuses everything.
     #[must_use]
     pub fn new(mode: &str, roles: Arc<GlobalRoles>) -> Self {
-        Self { mode: mode.to_owned(), roles }
+        Self {
+            mode: mode.to_owned(),
+            roles,
+        }
     }
 
     /// Decides about one request.
@@ -93,7 +110,11 @@ impl Authorizer {
             "RBAC" => needs_no_role(&target.path) || self.roles.is_platform_admin(identity),
             _ => return Decision::Refuse("Everything is forbidden.".to_owned()),
         };
-        if allowed { Decision::Allow } else { Decision::Refuse(String::new()) }
+        if allowed {
+            Decision::Allow
+        } else {
+            Decision::Refuse(String::new())
+        }
     }
 }
 
@@ -109,10 +130,19 @@ mod tests {
             GlobalRoleBinding::for_user("b", "bob", "platform-regular"),
         ]);
         let target = |path: &str| kah_api::path::parse(&"GET".parse().unwrap(), path).unwrap();
-        let user = |name: &str| Identity { name: name.into(), ..Identity::default() };
+        let user = |name: &str| Identity {
+            name: name.into(),
+            ..Identity::default()
+        };
         let rbac = Authorizer::new("RBAC", Arc::clone(&roles));
-        assert_eq!(rbac.authorize(&user("admin"), &target("/api/v1/nodes")), Decision::Allow);
-        assert_eq!(rbac.authorize(&user("bob"), &target("/api/v1/nodes")), Decision::Refuse(String::new()));
+        assert_eq!(
+            rbac.authorize(&user("admin"), &target("/api/v1/nodes")),
+            Decision::Allow
+        );
+        assert_eq!(
+            rbac.authorize(&user("bob"), &target("/api/v1/nodes")),
+            Decision::Refuse(String::new())
+        );
         for (path, open) in [
             ("/oauth/token", true),
             ("/kapis/version", true),
@@ -122,9 +152,15 @@ mod tests {
             ("/version", false),
             ("/kapis/clusters/m/version", false),
         ] {
-            assert_eq!(rbac.authorize(&user("bob"), &target(path)) == Decision::Allow, open, "{path}");
+            assert_eq!(
+                rbac.authorize(&user("bob"), &target(path)) == Decision::Allow,
+                open,
+                "{path}"
+            );
         }
         let deny = Authorizer::new("AlwaysDeny", roles);
-        assert!(matches!(deny.authorize(&user("admin"), &target("/healthz")), Decision::Refuse(text) if !text.is_empty()));
+        assert!(
+            matches!(deny.authorize(&user("admin"), &target("/healthz")), Decision::Refuse(text) if !text.is_empty())
+        );
     }
 }

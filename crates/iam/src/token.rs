@@ -97,11 +97,13 @@ fn seconds<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<i64>, D:
         Whole(i64),
         Fraction(f64),
     }
-    Ok(Option::<Number>::deserialize(input)?.map(|number| match number {
-        Number::Whole(whole) => whole,
-        #[allow(clippy::cast_possible_truncation)] // a cast from float saturates
-        Number::Fraction(fraction) => fraction as i64,
-    }))
+    Ok(
+        Option::<Number>::deserialize(input)?.map(|number| match number {
+            Number::Whole(whole) => whole,
+            #[allow(clippy::cast_possible_truncation)] // a cast from float saturates
+            Number::Fraction(fraction) => fraction as i64,
+        }),
+    )
 }
 
 /// Why a token was refused. The texts are the original's; they stand in answers and logs. The caller is at fault.
@@ -168,7 +170,10 @@ pub struct Tokens {
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Tokens").field("issuer", &self.issuer).finish_non_exhaustive()
+        formatter
+            .debug_struct("Tokens")
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -205,7 +210,8 @@ impl Tokens {
             iss: self.issuer.clone(),
             sub: user.to_owned(),
             exp: (lifetime.0 > 0).then(|| {
-                i64::try_from((now.as_nanosecond() + i128::from(lifetime.0)) / 1_000_000_000).unwrap_or(i64::MAX)
+                i64::try_from((now.as_nanosecond() + i128::from(lifetime.0)) / 1_000_000_000)
+                    .unwrap_or(i64::MAX)
             }),
             nbf: None,
             iat: Some(now.as_second()),
@@ -233,11 +239,18 @@ impl Tokens {
         if token.len() > MAXIMUM_TOKEN {
             return Err(TokenError::Segments);
         }
-        let algorithm = if header == HEADER { Ok(()) } else { algorithm(&decode(header)?)? };
+        let algorithm = if header == HEADER {
+            Ok(())
+        } else {
+            algorithm(&decode(header)?)?
+        };
         let payload = decode(payload)?;
-        let claims: Claims = serde_json::from_slice(&payload).map_err(|error| json_error(&payload, &error))?;
+        let claims: Claims =
+            serde_json::from_slice(&payload).map_err(|error| json_error(&payload, &error))?;
         algorithm?;
-        let signed = token.get(..token.len() - signature.len() - 1).unwrap_or_default();
+        let signed = token
+            .get(..token.len() - signature.len() - 1)
+            .unwrap_or_default();
         let tag = decode(signature)?;
         hmac::verify(&self.key, signed.as_bytes(), &tag).map_err(|_| TokenError::Signature)?;
         self.times(&claims)?;
@@ -261,7 +274,10 @@ impl Tokens {
             let now = format!("{} m=+{:.9}", go_time(now), self.clock.uptime());
             return Err(TokenError::BeforeIssued { iat, now });
         }
-        if claims.nbf.is_some_and(|nbf| at(nbf) > nanoseconds + i128::from(self.skew.0)) {
+        if claims
+            .nbf
+            .is_some_and(|nbf| at(nbf) > nanoseconds + i128::from(self.skew.0))
+        {
             return Err(TokenError::NotYetValid);
         }
         if !claims.sub.is_empty() && claims.sub != claims.username {
@@ -283,10 +299,15 @@ impl Tokens {
 }
 
 fn decode(text: &str) -> Result<Vec<u8>, TokenError> {
-    if let Some(at) = text.bytes().position(|byte| !byte.is_ascii_alphanumeric() && !b"-_".contains(&byte)) {
+    if let Some(at) = text
+        .bytes()
+        .position(|byte| !byte.is_ascii_alphanumeric() && !b"-_".contains(&byte))
+    {
         return Err(TokenError::Base64(at));
     }
-    ENGINE.decode(text).map_err(|_| TokenError::Base64(text.len().saturating_sub(1)))
+    ENGINE
+        .decode(text)
+        .map_err(|_| TokenError::Base64(text.len().saturating_sub(1)))
 }
 
 /// Outer error: the header cannot be read. Inner: its algorithm is refused, which the original says only after
@@ -299,14 +320,17 @@ fn algorithm(header: &[u8]) -> Result<Result<(), TokenError>, TokenError> {
         #[serde(default)]
         crit: Option<serde_json::Value>,
     }
-    let read: Header = serde_json::from_slice(header).map_err(|error| json_error(header, &error))?;
-    let Some(serde_json::Value::String(name)) = read.alg else { return Ok(Err(TokenError::NoAlgorithm)) };
+    let read: Header =
+        serde_json::from_slice(header).map_err(|error| json_error(header, &error))?;
+    let Some(serde_json::Value::String(name)) = read.alg else {
+        return Ok(Err(TokenError::NoAlgorithm));
+    };
     Ok(match name.as_str() {
         "HS256" if read.crit.is_some() => Err(TokenError::Critical),
         "HS256" => Ok(()),
         "RS256" => Err(TokenError::KeyType),
-        "HS384" | "HS512" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" | "ES256" | "ES384" | "ES512"
-        | "EdDSA" | "none" => Err(TokenError::Algorithm(name)),
+        "HS384" | "HS512" | "RS384" | "RS512" | "PS256" | "PS384" | "PS512" | "ES256" | "ES384"
+        | "ES512" | "EdDSA" | "none" => Err(TokenError::Algorithm(name)),
         _ => Err(TokenError::UnknownAlgorithm),
     })
 }
@@ -316,7 +340,10 @@ fn json_error(text: &[u8], error: &serde_json::Error) -> TokenError {
     TokenError::Json(match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
         _ if error.is_eof() => "unexpected end of JSON input".to_owned(),
         Some(first) if error.is_syntax() && !b"{[\"-0123456789tfn".contains(first) => {
-            format!("invalid character {:?} looking for beginning of value", char::from(*first))
+            format!(
+                "invalid character {:?} looking for beginning of value",
+                char::from(*first)
+            )
         }
         _ if error.is_data() => "json: cannot unmarshal token into Go value".to_owned(),
         _ => "invalid character in JSON value".to_owned(),

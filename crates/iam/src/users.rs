@@ -24,24 +24,37 @@ pub struct Users {
 impl Users {
     /// Takes the place of all.
     pub fn replace(&self, users: Vec<User>) {
-        let users = users.into_iter().map(|user| (user.name_any(), Arc::new(user))).collect();
+        let users = users
+            .into_iter()
+            .map(|user| (user.name_any(), Arc::new(user)))
+            .collect();
         *self.by_name.write().unwrap_or_else(PoisonError::into_inner) = users;
     }
 
     /// Adds or changes one.
     pub fn apply(&self, user: User) {
-        self.by_name.write().unwrap_or_else(PoisonError::into_inner).insert(user.name_any(), Arc::new(user));
+        self.by_name
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(user.name_any(), Arc::new(user));
     }
 
     /// Forgets one.
     pub fn remove(&self, name: &str) {
-        self.by_name.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.by_name
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
     }
 
     /// By name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<User>> {
-        self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.by_name
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     /// By what a person types: an e-mail address if it looks like one, else a name.
@@ -51,14 +64,22 @@ impl Users {
             return self.get(login);
         }
         let users = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<_> = users.values().filter(|user| user.spec.email == login).collect();
+        let mut found: Vec<_> = users
+            .values()
+            .filter(|user| user.spec.email == login)
+            .collect();
         found.sort_by_key(|user| user.name_any());
         found.first().map(|user| Arc::clone(user))
     }
 }
 
 /// Keeps users current until cancelled. `synced` is called after the first whole list.
-pub async fn follow_users(client: Client, users: Arc<Users>, cancel: CancellationToken, synced: impl FnOnce() + Send) {
+pub async fn follow_users(
+    client: Client,
+    users: Arc<Users>,
+    cancel: CancellationToken,
+    synced: impl FnOnce() + Send,
+) {
     let mut synced = Some(synced);
     let mut listed = Vec::new();
     let stream = watcher(Api::<User>::all(client), watcher::Config::default()).default_backoff();
@@ -86,10 +107,19 @@ pub async fn follow_users(client: Client, users: Arc<Users>, cancel: Cancellatio
 }
 
 /// Keeps global role bindings current until cancelled. `synced` is called after the first whole list.
-pub async fn follow_roles(client: Client, roles: Arc<GlobalRoles>, cancel: CancellationToken, synced: impl FnOnce() + Send) {
+pub async fn follow_roles(
+    client: Client,
+    roles: Arc<GlobalRoles>,
+    cancel: CancellationToken,
+    synced: impl FnOnce() + Send,
+) {
     let mut synced = Some(synced);
     let mut listed = Vec::new();
-    let stream = watcher(Api::<GlobalRoleBinding>::all(client), watcher::Config::default()).default_backoff();
+    let stream = watcher(
+        Api::<GlobalRoleBinding>::all(client),
+        watcher::Config::default(),
+    )
+    .default_backoff();
     let mut stream = std::pin::pin!(stream);
     loop {
         let event = tokio::select! {

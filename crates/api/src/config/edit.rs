@@ -36,38 +36,70 @@ pub fn set(text: &str, path: &[&str], value: &str) -> Result<String, EditError> 
                     indent = name.column;
                     node = found;
                     if depth + 1 == path.len() {
-                        return checked(replace(text, name, node, value).ok_or_else(shape)?, path, value);
+                        return checked(
+                            replace(text, name, node, value).ok_or_else(shape)?,
+                            path,
+                            value,
+                        );
                     }
                     if is_absent(node) && depth + 1 < path.len() {
                         let rest = path.get(depth + 1..).unwrap_or_default();
                         let block = block(rest, value, indent + 2);
                         let at = after_colon(text, name).ok_or_else(shape)?;
                         let end = node.range.end.max(at);
-                        let spliced = splice(text, at..end, &format!("\n{}", block.trim_end_matches('\n')));
+                        let spliced = splice(
+                            text,
+                            at..end,
+                            &format!("\n{}", block.trim_end_matches('\n')),
+                        );
                         return checked(spliced.ok_or_else(shape)?, path, value);
                     }
                 } else if *flow {
                     let mut inner = quoted(value, ScalarStyle::Plain);
                     for (index, key) in missing.iter().rev().enumerate() {
-                        inner = if index == 0 { format!("{key}: {inner}") } else { format!("{key}: {{{inner}}}") };
+                        inner = if index == 0 {
+                            format!("{key}: {inner}")
+                        } else {
+                            format!("{key}: {{{inner}}}")
+                        };
                     }
                     let comma = if entries.is_empty() { "" } else { ", " };
                     let at = node.range.start + 1;
-                    return checked(splice(text, at..at, &format!("{inner}{comma}")).ok_or_else(shape)?, path, value);
+                    return checked(
+                        splice(text, at..at, &format!("{inner}{comma}")).ok_or_else(shape)?,
+                        path,
+                        value,
+                    );
                 } else {
                     let (first, _) = entries.first().ok_or_else(shape)?;
-                    let start = text.get(..first.range.start).ok_or_else(shape)?.rfind('\n').map_or(0, |at| at + 1);
+                    let start = text
+                        .get(..first.range.start)
+                        .ok_or_else(shape)?
+                        .rfind('\n')
+                        .map_or(0, |at| at + 1);
                     let lead = text.get(start..first.range.start).ok_or_else(shape)?;
                     if !lead.bytes().all(|byte| byte == b' ') {
                         return Err(shape());
                     }
                     let block = block(missing, value, lead.len());
-                    return checked(splice(text, start..start, &block).ok_or_else(shape)?, path, value);
+                    return checked(
+                        splice(text, start..start, &block).ok_or_else(shape)?,
+                        path,
+                        value,
+                    );
                 }
             }
             Content::Scalar { text: content, .. } if depth == 0 && content.is_empty() => {
-                let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-                return checked(format!("{text}{newline}{}", block(missing, value, indent)), path, value);
+                let newline = if text.is_empty() || text.ends_with('\n') {
+                    ""
+                } else {
+                    "\n"
+                };
+                return checked(
+                    format!("{text}{newline}{}", block(missing, value, indent)),
+                    path,
+                    value,
+                );
             }
             _ => return Err(shape()),
         }
@@ -78,7 +110,9 @@ pub fn set(text: &str, path: &[&str], value: &str) -> Result<String, EditError> 
 /// Reads the result again: what is handed out says what was asked for.
 fn checked(text: String, path: &[&str], value: &str) -> Result<String, EditError> {
     let tree = Node::parse(&text).map_err(EditError::Unreadable)?;
-    let found = path.iter().try_fold(&tree, |node, key| node.entry(key).map(|(_, value)| value));
+    let found = path
+        .iter()
+        .try_fold(&tree, |node, key| node.entry(key).map(|(_, value)| value));
     if found.and_then(Node::text) == Some(value) {
         Ok(text)
     } else {
@@ -94,13 +128,19 @@ fn is_absent(node: &Node) -> bool {
 }
 
 fn replace(text: &str, name: &Node, node: &Node, value: &str) -> Option<String> {
-    let Content::Scalar { text: old, style } = &node.content else { return None };
+    let Content::Scalar { style, .. } = &node.content else {
+        return None;
+    };
     if matches!(style, ScalarStyle::Literal | ScalarStyle::Folded) {
         return None;
     }
-    if old.is_empty() && *style == ScalarStyle::Plain {
+    if node.range.is_empty() && *style == ScalarStyle::Plain {
         let at = after_colon(text, name)?;
-        return splice(text, at..at, &format!(" {}", quoted(value, ScalarStyle::Plain)));
+        return splice(
+            text,
+            at..at,
+            &format!(" {}", quoted(value, ScalarStyle::Plain)),
+        );
     }
     splice(text, node.range.clone(), &quoted(value, *style))
 }
@@ -109,11 +149,18 @@ fn replace(text: &str, name: &Node, node: &Node, value: &str) -> Option<String> 
 fn after_colon(text: &str, name: &Node) -> Option<usize> {
     let rest = text.get(name.range.end..)?;
     let colon = rest.find(':')?;
-    rest.get(..colon)?.trim().is_empty().then_some(name.range.end + colon + 1)
+    rest.get(..colon)?
+        .trim()
+        .is_empty()
+        .then_some(name.range.end + colon + 1)
 }
 
 fn splice(text: &str, range: std::ops::Range<usize>, new: &str) -> Option<String> {
-    Some(format!("{}{new}{}", text.get(..range.start)?, text.get(range.end..)?))
+    Some(format!(
+        "{}{new}{}",
+        text.get(..range.start)?,
+        text.get(range.end..)?
+    ))
 }
 
 /// Nested keys, one a line, each two columns further in.
@@ -135,12 +182,19 @@ fn block(keys: &[&str], value: &str, indent: usize) -> String {
 /// The value in the style of the one that it replaces; quoted where plain text would read as something else.
 fn quoted(value: &str, style: ScalarStyle) -> String {
     let plain = !value.is_empty()
-        && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && value
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         && !value.starts_with(['-', '.'])
-        && (value.len() < 20 || !value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'));
+        && (value.len() < 20
+            || !value
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || byte == b'.'));
     match style {
         ScalarStyle::Plain if plain => value.to_owned(),
-        ScalarStyle::SingleQuoted if !value.contains(['\n', '\r']) => format!("'{}'", value.replace('\'', "''")),
+        ScalarStyle::SingleQuoted if !value.contains(['\n', '\r']) => {
+            format!("'{}'", value.replace('\'', "''"))
+        }
         // JSON's strings are YAML's double-quoted ones.
         _ => serde_json::Value::String(value.to_owned()).to_string(),
     }

@@ -163,15 +163,28 @@ pub(super) fn read(raw: Raw, findings: Vec<Finding>) -> Result<Configuration, Co
     let root = Section::root(&raw.0);
     let section = root.section("authentication")?;
     let duration = |section: &Section<'_>, key: &str, seconds: i64| {
-        Ok::<_, ConfigError>(section.duration(key)?.unwrap_or(GoDuration::from_secs(seconds)))
+        Ok::<_, ConfigError>(
+            section
+                .duration(key)?
+                .unwrap_or(GoDuration::from_secs(seconds)),
+        )
     };
     let authentication = Authentication {
         jwt_secret: JwtSecret::new(section.text("jwtSecret", "")?),
         maximum_clock_skew: duration(&section, "maximumClockSkew", 10)?,
         multiple_login: section.flag("multipleLogin", false)?,
-        authenticate_rate_limiter_max_tries: section.number("authenticateRateLimiterMaxTries", 5)?,
-        authenticate_rate_limiter_duration: duration(&section, "authenticateRateLimiterDuration", 1800)?,
-        login_history_retention_period: duration(&section, "loginHistoryRetentionPeriod", 168 * 3600)?,
+        authenticate_rate_limiter_max_tries: section
+            .number("authenticateRateLimiterMaxTries", 5)?,
+        authenticate_rate_limiter_duration: duration(
+            &section,
+            "authenticateRateLimiterDuration",
+            1800,
+        )?,
+        login_history_retention_period: duration(
+            &section,
+            "loginHistoryRetentionPeriod",
+            168 * 3600,
+        )?,
         login_history_maximum_entries: section.number("loginHistoryMaximumEntries", 100)?,
         kubectl_image: section.text("kubectlImage", "kubesphere/kubectl:v1.0.0")?,
         oauth_options: oauth(&section.section("oauthOptions")?)?,
@@ -190,7 +203,11 @@ pub(super) fn read(raw: Raw, findings: Vec<Finding>) -> Result<Configuration, Co
             host_cluster_name: multicluster.text("hostClusterName", "host")?,
             cluster_name: multicluster.text("clusterName", "")?,
             proxy_publish_address: multicluster.text("proxyPublishAddress", "")?,
-            cluster_controller_resync_period: duration(&multicluster, "clusterControllerResyncPeriod", 120)?,
+            cluster_controller_resync_period: duration(
+                &multicluster,
+                "clusterControllerResyncPeriod",
+                120,
+            )?,
         },
         cache: Cache {
             kind: cache.text("type", "InMemoryCache")?,
@@ -230,7 +247,9 @@ fn oauth(section: &Section<'_>) -> Result<OauthOptions, ConfigError> {
     Ok(OauthOptions {
         issuer: section.text("issuer", "kubesphere")?,
         access_token_max_age: section.duration("accessTokenMaxAge")?.unwrap_or(TWO_HOURS),
-        access_token_inactivity_timeout: section.duration("accessTokenInactivityTimeout")?.unwrap_or(TWO_HOURS),
+        access_token_inactivity_timeout: section
+            .duration("accessTokenInactivityTimeout")?
+            .unwrap_or(TWO_HOURS),
         sign_key: section.text("signKey", "")?,
         sign_key_data: section.text("signKeyData", "")?.into(),
         identity_providers: section
@@ -258,7 +277,8 @@ fn oauth(section: &Section<'_>) -> Result<OauthOptions, ConfigError> {
                     grant_method: client.text("grantMethod", "")?,
                     scope_restrictions: client.texts("scopeRestrictions")?,
                     access_token_max_age: client.duration("accessTokenMaxAge")?,
-                    access_token_inactivity_timeout: client.duration("accessTokenInactivityTimeout")?,
+                    access_token_inactivity_timeout: client
+                        .duration("accessTokenInactivityTimeout")?,
                 })
             })
             .collect::<Result<_, ConfigError>>()?,

@@ -18,7 +18,11 @@ fn walk(value: &mut Value, name: &str, environment: &BTreeMap<String, String>) {
     match value {
         Value::Object(map) => {
             for (key, value) in map {
-                walk(value, &format!("{name}_{}", key.to_uppercase().replace('.', "_")), environment);
+                walk(
+                    value,
+                    &format!("{name}_{}", key.to_uppercase().replace('.', "_")),
+                    environment,
+                );
             }
         }
         Value::Array(_) => {}
@@ -39,30 +43,54 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     pub(super) fn root(value: &'a Value) -> Self {
-        Self { value, path: String::new(), lower: true }
+        Self {
+            value,
+            path: String::new(),
+            lower: true,
+        }
     }
 
     fn value(&self, key: &str) -> Option<&'a Value> {
         let found = if self.lower {
             self.value.get(key.to_lowercase())
         } else {
-            self.value.as_object()?.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value)
+            self.value
+                .as_object()?
+                .iter()
+                .rev()
+                .find(|(name, _)| name.eq_ignore_ascii_case(key))
+                .map(|(_, value)| value)
         };
         found.filter(|value| !value.is_null())
     }
 
     fn path(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 
     fn wrong<T>(&self, key: &str, expected: &str) -> Result<T, ConfigError> {
-        Err(ConfigError::Value { path: self.path(key), message: format!("expected {expected}") })
+        Err(ConfigError::Value {
+            path: self.path(key),
+            message: format!("expected {expected}"),
+        })
     }
 
     pub(super) fn section(&self, key: &str) -> Result<Self, ConfigError> {
         match self.value(key) {
-            None => Ok(Self { value: &Value::Null, path: self.path(key), lower: self.lower }),
-            Some(value) if value.is_object() => Ok(Self { value, path: self.path(key), lower: self.lower }),
+            None => Ok(Self {
+                value: &Value::Null,
+                path: self.path(key),
+                lower: self.lower,
+            }),
+            Some(value) if value.is_object() => Ok(Self {
+                value,
+                path: self.path(key),
+                lower: self.lower,
+            }),
             Some(_) => self.wrong(key, "a mapping"),
         }
     }
@@ -79,9 +107,16 @@ impl<'a> Section<'a> {
             .map(|(index, value)| {
                 let path = format!("{}[{index}]", self.path(key));
                 if value.is_object() {
-                    Ok(Self { value, path, lower: false })
+                    Ok(Self {
+                        value,
+                        path,
+                        lower: false,
+                    })
                 } else {
-                    Err(ConfigError::Value { path, message: "expected a mapping".to_owned() })
+                    Err(ConfigError::Value {
+                        path,
+                        message: "expected a mapping".to_owned(),
+                    })
                 }
             })
             .collect()
@@ -131,8 +166,12 @@ impl<'a> Section<'a> {
         match self.value(key) {
             None => Ok(default),
             Some(Value::Bool(flag)) => Ok(i64::from(*flag)),
-            Some(Value::String(text)) => text.parse().or_else(|_| self.wrong(key, "a whole number")),
-            Some(value) => value.as_i64().map_or_else(|| self.wrong(key, "a whole number"), Ok),
+            Some(Value::String(text)) => {
+                text.parse().or_else(|_| self.wrong(key, "a whole number"))
+            }
+            Some(value) => value
+                .as_i64()
+                .map_or_else(|| self.wrong(key, "a whole number"), Ok),
         }
     }
 
@@ -140,9 +179,14 @@ impl<'a> Section<'a> {
     pub(super) fn duration(&self, key: &str) -> Result<Option<GoDuration>, ConfigError> {
         match self.value(key) {
             None => Ok(None),
-            Some(Value::String(text)) => GoDuration::parse(text).map(Some).map_err(|error| {
-                ConfigError::Value { path: self.path(key), message: error.to_string() }
-            }),
+            Some(Value::String(text)) => {
+                GoDuration::parse(text)
+                    .map(Some)
+                    .map_err(|error| ConfigError::Value {
+                        path: self.path(key),
+                        message: error.to_string(),
+                    })
+            }
             Some(value) => value.as_i64().map_or_else(
                 || self.wrong(key, "a duration such as 2h or 10m0s"),
                 |nanoseconds| Ok(Some(GoDuration(nanoseconds))),
@@ -156,7 +200,9 @@ impl<'a> Section<'a> {
 
     /// Whether this key holds something other than nothing.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.value(key).and_then(scalar).is_some_and(|text| !text.is_empty())
+        self.value(key)
+            .and_then(scalar)
+            .is_some_and(|text| !text.is_empty())
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -11,43 +11,95 @@ const KNOWN: [(&str, &[&str]); 11] = [
     (
         "",
         &[
-            "authentication", "authorization", "multicluster", "cache", "kubernetes", "terminal", "auditing", "monitoring",
-            "gpu", "hub", "devops", "sonarQube", "openpitrix", "servicemesh", "network", "s3", "ldap", "logging", "events",
-            "alerting", "notification", "kubeedge", "edgeruntime", "gateway", "metering", "mysql",
+            "authentication",
+            "authorization",
+            "multicluster",
+            "cache",
+            "kubernetes",
+            "terminal",
+            "auditing",
+            "monitoring",
+            "gpu",
+            "hub",
+            "devops",
+            "sonarQube",
+            "openpitrix",
+            "servicemesh",
+            "network",
+            "s3",
+            "ldap",
+            "logging",
+            "events",
+            "alerting",
+            "notification",
+            "kubeedge",
+            "edgeruntime",
+            "gateway",
+            "metering",
+            "mysql",
         ],
     ),
     (
         "authentication",
         &[
-            "jwtSecret", "maximumClockSkew", "multipleLogin", "authenticateRateLimiterMaxTries",
-            "authenticateRateLimiterDuration", "loginHistoryRetentionPeriod", "loginHistoryMaximumEntries", "kubectlImage",
+            "jwtSecret",
+            "maximumClockSkew",
+            "multipleLogin",
+            "authenticateRateLimiterMaxTries",
+            "authenticateRateLimiterDuration",
+            "loginHistoryRetentionPeriod",
+            "loginHistoryMaximumEntries",
+            "kubectlImage",
             "oauthOptions",
         ],
     ),
     (
         "authentication.oauthoptions",
         &[
-            "issuer", "accessTokenMaxAge", "accessTokenInactivityTimeout", "signKey", "signKeyData", "identityProviders",
+            "issuer",
+            "accessTokenMaxAge",
+            "accessTokenInactivityTimeout",
+            "signKey",
+            "signKeyData",
+            "identityProviders",
             "clients",
         ],
     ),
     (
         "authentication.oauthoptions.clients[]",
         &[
-            "name", "secret", "respondWithChallenges", "redirectURIs", "grantMethod", "scopeRestrictions",
-            "accessTokenMaxAge", "accessTokenInactivityTimeout",
+            "name",
+            "secret",
+            "respondWithChallenges",
+            "redirectURIs",
+            "grantMethod",
+            "scopeRestrictions",
+            "accessTokenMaxAge",
+            "accessTokenInactivityTimeout",
         ],
     ),
     (
         "authentication.oauthoptions.identityproviders[]",
-        &["name", "type", "mappingMethod", "disableLoginConfirmation", "provider"],
+        &[
+            "name",
+            "type",
+            "mappingMethod",
+            "disableLoginConfirmation",
+            "provider",
+        ],
     ),
     ("authorization", &["mode"]),
     (
         "multicluster",
         &[
-            "enable", "clusterRole", "hostClusterName", "clusterName", "proxyPublishService", "proxyPublishAddress",
-            "agentImage", "clusterControllerResyncPeriod",
+            "enable",
+            "clusterRole",
+            "hostClusterName",
+            "clusterName",
+            "proxyPublishService",
+            "proxyPublishAddress",
+            "agentImage",
+            "clusterControllerResyncPeriod",
         ],
     ),
     ("cache", &["type", "options"]),
@@ -56,8 +108,17 @@ const KNOWN: [(&str, &[&str]); 11] = [
     (
         "auditing",
         &[
-            "enable", "webhookUrl", "eventSendersNum", "eventBatchSize", "eventBatchInterval", "host", "basicAuth",
-            "username", "password", "indexPrefix", "version",
+            "enable",
+            "webhookUrl",
+            "eventSendersNum",
+            "eventBatchSize",
+            "eventBatchInterval",
+            "host",
+            "basicAuth",
+            "username",
+            "password",
+            "indexPrefix",
+            "version",
         ],
     ),
 ];
@@ -71,23 +132,38 @@ pub(super) fn unknown_keys(tree: &Node) -> Vec<Finding> {
 fn walk(node: &Node, parent: &str, shown: &str, findings: &mut Vec<Finding>) {
     match &node.content {
         Content::Map { entries, .. } => {
-            let Some((_, known)) = KNOWN.iter().find(|(path, _)| *path == parent) else { return };
+            let Some((_, known)) = KNOWN.iter().find(|(path, _)| *path == parent) else {
+                return;
+            };
             for (key, value) in entries {
                 let name = key.text().unwrap_or_default();
                 let join = |above: &str, name: &str| {
-                    if above.is_empty() { name.to_owned() } else { format!("{above}.{name}") }
+                    if above.is_empty() {
+                        name.to_owned()
+                    } else {
+                        format!("{above}.{name}")
+                    }
                 };
                 let path = join(shown, name);
                 if name == "<<" || known.iter().any(|known| known.eq_ignore_ascii_case(name)) {
                     walk(value, &join(parent, &name.to_lowercase()), &path, findings);
                 } else {
-                    findings.push(Finding { path, line: key.line, suggestion: nearest(name, known) });
+                    findings.push(Finding {
+                        path,
+                        line: key.line,
+                        suggestion: nearest(name, known),
+                    });
                 }
             }
         }
         Content::List(items) => {
             for (index, item) in items.iter().enumerate() {
-                walk(item, &format!("{parent}[]"), &format!("{shown}[{index}]"), findings);
+                walk(
+                    item,
+                    &format!("{parent}[]"),
+                    &format!("{shown}[{index}]"),
+                    findings,
+                );
             }
         }
         Content::Scalar { .. } | Content::Alias(_) => {}
@@ -113,7 +189,9 @@ fn distance(left: &str, right: &str) -> usize {
         let mut last = index + 1;
         let mut next = vec![last];
         for (above, to) in row.iter().skip(1).zip(&right) {
-            last = (diagonal + usize::from(from != *to)).min(above + 1).min(last + 1);
+            last = (diagonal + usize::from(from != *to))
+                .min(above + 1)
+                .min(last + 1);
             diagonal = *above;
             next.push(last);
         }

@@ -23,9 +23,15 @@ pub(super) struct Node {
 
 #[derive(Debug, Clone)]
 pub(super) enum Content {
-    Scalar { text: String, style: ScalarStyle },
+    Scalar {
+        text: String,
+        style: ScalarStyle,
+    },
     List(Vec<Node>),
-    Map { entries: Vec<(Node, Node)>, flow: bool },
+    Map {
+        entries: Vec<(Node, Node)>,
+        flow: bool,
+    },
     /// What another place of the file also stands for; never edited in place.
     Alias(Box<Node>),
 }
@@ -41,14 +47,25 @@ impl Node {
         if text.len() > MAXIMUM_BYTES {
             return Err(syntax(1, "the file is longer than 1 MiB"));
         }
-        let mut builder =
-            Builder { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0 };
+        let mut builder = Builder {
+            parser: Parser::new_from_str(text),
+            anchors: HashMap::new(),
+            nodes: 0,
+        };
         loop {
             match builder.next()? {
                 Some((Event::StreamStart | Event::DocumentStart(..), _)) => {}
                 Some((Event::StreamEnd | Event::DocumentEnd, _)) | None => {
-                    let content = Content::Scalar { text: String::new(), style: ScalarStyle::Plain };
-                    return Ok(Self { content, range: text.len()..text.len(), line: 1, column: 0 });
+                    let content = Content::Scalar {
+                        text: String::new(),
+                        style: ScalarStyle::Plain,
+                    };
+                    return Ok(Self {
+                        content,
+                        range: text.len()..text.len(),
+                        line: 1,
+                        column: 0,
+                    });
                 }
                 Some((event, span)) => return builder.node(event, span, 0),
             }
@@ -57,8 +74,13 @@ impl Node {
 
     /// The last entry of this key, whatever its letters' case.
     pub(super) fn entry(&self, key: &str) -> Option<&(Self, Self)> {
-        let Content::Map { entries, .. } = &self.content else { return None };
-        entries.iter().rev().find(|(name, _)| name.text().is_some_and(|name| name.eq_ignore_ascii_case(key)))
+        let Content::Map { entries, .. } = &self.content else {
+            return None;
+        };
+        entries.iter().rev().find(|(name, _)| {
+            name.text()
+                .is_some_and(|name| name.eq_ignore_ascii_case(key))
+        })
     }
 
     pub(super) fn text(&self) -> Option<&str> {
@@ -71,9 +93,14 @@ impl Node {
     /// As JSON; `lower` puts keys in lower case, which stops at lists.
     pub(super) fn to_value(&self, lower: bool) -> Value {
         match &self.content {
-            Content::Scalar { text, style: ScalarStyle::Plain } => plain(text),
+            Content::Scalar {
+                text,
+                style: ScalarStyle::Plain,
+            } => plain(text),
             Content::Scalar { text, .. } => Value::String(text.clone()),
-            Content::List(items) => Value::Array(items.iter().map(|item| item.to_value(false)).collect()),
+            Content::List(items) => {
+                Value::Array(items.iter().map(|item| item.to_value(false)).collect())
+            }
             Content::Alias(node) => node.to_value(lower),
             Content::Map { entries, .. } => {
                 let mut map = Map::new();
@@ -87,7 +114,14 @@ impl Node {
                             }
                         }
                     } else {
-                        map.insert(if lower { name.to_lowercase() } else { name.to_owned() }, value);
+                        map.insert(
+                            if lower {
+                                name.to_lowercase()
+                            } else {
+                                name.to_owned()
+                            },
+                            value,
+                        );
                     }
                 }
                 Value::Object(map)
@@ -98,10 +132,17 @@ impl Node {
 
 impl<'a> Builder<'a> {
     fn next(&mut self) -> Result<Option<(Event<'a>, granit_parser::Span)>, ConfigError> {
-        self.parser
-            .next()
-            .transpose()
-            .map_err(|error| syntax(error.marker().line(), &error.kind().to_string()))
+        loop {
+            let next = self
+                .parser
+                .next()
+                .transpose()
+                .map_err(|error| syntax(error.marker().line(), &error.kind().to_string()))?;
+            // Comments are no values; edits keep them because they work on the text.
+            if !matches!(next, Some((Event::Comment(..), _))) {
+                return Ok(next);
+            }
+        }
     }
 
     fn node(
@@ -119,8 +160,18 @@ impl<'a> Builder<'a> {
         let (content, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 // A tag such as `!!str` makes text of what looks like something else.
-                let style = if tag.is_some() && style == ScalarStyle::Plain { ScalarStyle::Literal } else { style };
-                (Content::Scalar { text: text.into_owned(), style }, anchor)
+                let style = if tag.is_some() && style == ScalarStyle::Plain {
+                    ScalarStyle::Literal
+                } else {
+                    style
+                };
+                (
+                    Content::Scalar {
+                        text: text.into_owned(),
+                        style,
+                    },
+                    anchor,
+                )
             }
             Event::SequenceStart(_, anchor, _) => {
                 let mut items = Vec::new();
@@ -152,16 +203,31 @@ impl<'a> Builder<'a> {
                     };
                     entries.push((key, self.node(event, span, depth + 1)?));
                 }
-                (Content::Map { entries, flow: style == StructureStyle::Flow }, anchor)
+                (
+                    Content::Map {
+                        entries,
+                        flow: style == StructureStyle::Flow,
+                    },
+                    anchor,
+                )
             }
             Event::Alias(id) => {
-                let target = self.anchors.get(&id).cloned().ok_or_else(|| syntax(line, "unknown alias"))?;
+                let target = self
+                    .anchors
+                    .get(&id)
+                    .cloned()
+                    .ok_or_else(|| syntax(line, "unknown alias"))?;
                 self.nodes += count(&target);
                 (Content::Alias(Box::new(target)), 0)
             }
             _ => return Err(syntax(line, "a value was expected")),
         };
-        let node = Node { content, range, line, column: span.start.col() };
+        let node = Node {
+            content,
+            range,
+            line,
+            column: span.start.col(),
+        };
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -179,7 +245,10 @@ fn count(node: &Node) -> usize {
 }
 
 fn syntax(line: usize, message: &str) -> ConfigError {
-    ConfigError::Syntax { line, message: message.to_owned() }
+    ConfigError::Syntax {
+        line,
+        message: message.to_owned(),
+    }
 }
 
 /// A plain scalar by the rules of YAML 1.1, as the original's parser has them.
@@ -197,7 +266,9 @@ fn plain(text: &str) -> Value {
     if let Ok(number) = text.parse::<i64>() {
         return Value::Number(number.into());
     }
-    let numeric = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte))
+    let numeric = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte))
         && text.bytes().any(|byte| byte.is_ascii_digit());
     if numeric && let Some(number) = text.parse().ok().and_then(Number::from_f64) {
         return Value::Number(number);

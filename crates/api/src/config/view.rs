@@ -12,13 +12,21 @@ impl Configuration {
     pub fn configz(&self) -> BTreeMap<String, bool> {
         let root = Section::root(&self.raw.0);
         let has = |section: &str, keys: &[&str]| {
-            root.section(section).is_ok_and(|section| keys.iter().any(|key| section.has(key)))
+            root.section(section)
+                .is_ok_and(|section| keys.iter().any(|key| section.has(key)))
         };
-        let mut found: BTreeMap<String, bool> =
-            ["authentication", "authorization", "kubernetes", "gateway", "metering", "terminal", "openpitrix"]
-                .into_iter()
-                .map(|name| (name.to_owned(), true))
-                .collect();
+        let mut found: BTreeMap<String, bool> = [
+            "authentication",
+            "authorization",
+            "kubernetes",
+            "gateway",
+            "metering",
+            "terminal",
+            "openpitrix",
+        ]
+        .into_iter()
+        .map(|name| (name.to_owned(), true))
+        .collect();
         let mut put = |name: &str, value: bool| {
             found.insert(name.to_owned(), value);
         };
@@ -27,11 +35,33 @@ impl Configuration {
         for name in ["devops", "sonarqube", "events", "logging", "auditing"] {
             put(name, has(name, &["host"]));
         }
-        for name in ["monitoring", "notification", "kubeedge", "edgeruntime", "s3"] {
+        for name in [
+            "monitoring",
+            "notification",
+            "kubeedge",
+            "edgeruntime",
+            "s3",
+        ] {
             put(name, has(name, &["endpoint"]));
         }
-        put("alerting", has("alerting", &["endpoint", "prometheusEndpoint", "thanosRulerEndpoint"]));
-        put("servicemesh", has("servicemesh", &["istioPilotHost", "servicemeshPrometheusHost", "jaegerQueryHost"]));
+        put(
+            "alerting",
+            has(
+                "alerting",
+                &["endpoint", "prometheusEndpoint", "thanosRulerEndpoint"],
+            ),
+        );
+        put(
+            "servicemesh",
+            has(
+                "servicemesh",
+                &[
+                    "istioPilotHost",
+                    "servicemeshPrometheusHost",
+                    "jaegerQueryHost",
+                ],
+            ),
+        );
         put("gpu", !self.gpu_kinds().is_empty());
         let appstore = root
             .section("openpitrix")
@@ -39,8 +69,16 @@ impl Configuration {
             .is_ok_and(|section| section.has("endpoint"));
         put("openpitrix.appstore", appstore);
         if let Ok(network) = root.section("network") {
-            put("network", network.flag("enableNetworkPolicy", false).unwrap_or(false));
-            put("network.ippool", network.text("ippoolType", "none").is_ok_and(|kind| kind != "none"));
+            put(
+                "network",
+                network.flag("enableNetworkPolicy", false).unwrap_or(false),
+            );
+            put(
+                "network.ippool",
+                network
+                    .text("ippoolType", "none")
+                    .is_ok_and(|kind| kind != "none"),
+            );
             if !network.is_empty() {
                 put("network.topology", network.has("weaveScopeHost"));
             }
@@ -75,7 +113,10 @@ impl Configuration {
         if !clients.is_empty() {
             view.insert("clients".to_owned(), Value::Array(clients));
         }
-        view.insert("accessTokenMaxAge".to_owned(), json!(options.access_token_max_age.0));
+        view.insert(
+            "accessTokenMaxAge".to_owned(),
+            json!(options.access_token_max_age.0),
+        );
         view.insert(
             "accessTokenInactivityTimeout".to_owned(),
             json!(options.access_token_inactivity_timeout.0),
@@ -95,7 +136,10 @@ fn client(client: &OauthClient) -> Value {
     }
     put_text(&mut view, "grantMethod", &client.grant_method);
     if !client.scope_restrictions.is_empty() {
-        view.insert("scopeRestrictions".to_owned(), json!(client.scope_restrictions));
+        view.insert(
+            "scopeRestrictions".to_owned(),
+            json!(client.scope_restrictions),
+        );
     }
     if let Some(age) = client.access_token_max_age {
         view.insert("accessTokenMaxAge".to_owned(), json!(age.0));
