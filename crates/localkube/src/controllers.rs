@@ -4,11 +4,13 @@
 //! keep nothing that a restart would miss, and read live state before they write, so that a late watch
 //! event never makes them act twice.
 
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod error;
 mod feed;
 mod garbage;
+mod job;
 mod namespace;
 mod ownership;
 mod pods;
@@ -16,6 +18,7 @@ mod queue;
 mod replicaset;
 mod routes;
 mod serviceaccount;
+mod statefulset;
 
 use tokio_util::sync::CancellationToken;
 

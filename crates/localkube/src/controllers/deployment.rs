@@ -3,7 +3,7 @@
 pub mod plan;
 mod revision;
 mod status;
-mod template;
+pub mod template;
 
 use std::time::Duration;
 

@@ -1,7 +1,10 @@
 //! Which change concerns which controller.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::runtime::watcher;
@@ -10,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::ownership::controller_of;
 use super::{
-    Change, Context, Key, Queue, deployment, endpoints, feed, namespace, replicaset, serviceaccount,
+    Change, Context, Key, Queue, daemonset, deployment, endpoints, feed, job, namespace,
+    replicaset, serviceaccount, statefulset,
 };
 
 /// Starts every controller and the watches that feed them.
@@ -19,6 +23,9 @@ pub fn start(tasks: &mut JoinSet<()>, context: &Context, shutdown: &Cancellation
     let replica_sets = Queue::default();
     let services = Queue::default();
     let namespaces = Queue::default();
+    let jobs = Queue::default();
+    let daemon_sets = Queue::default();
+    let stateful_sets = Queue::default();
 
     macro_rules! work {
         ($queue:expr, $name:literal, $reconcile:path) => {{
@@ -38,6 +45,9 @@ pub fn start(tasks: &mut JoinSet<()>, context: &Context, shutdown: &Cancellation
 
     work!(deployments, "deployment", deployment::reconcile);
     work!(replica_sets, "replicaset", replicaset::reconcile);
+    work!(jobs, "job", job::reconcile);
+    work!(daemon_sets, "daemonset", daemonset::reconcile);
+    work!(stateful_sets, "statefulset", statefulset::reconcile);
     work!(services, "endpoints", endpoints::reconcile);
     let ending = Queue::default();
     work!(ending, "namespace", namespace::reconcile);
@@ -76,6 +86,27 @@ pub fn start(tasks: &mut JoinSet<()>, context: &Context, shutdown: &Cancellation
             backends.add_known(None);
         }
     });
+
+    let others = [
+        ("Job", jobs.clone()),
+        ("DaemonSet", daemon_sets.clone()),
+        ("StatefulSet", stateful_sets.clone()),
+    ];
+    watch!(Pod, any(), move |change: Change<'_, Pod>| {
+        for (kind, queue) in &others {
+            match change {
+                Change::Applied(pod) | Change::Deleted(pod) => owner(queue, &pod.metadata, kind),
+                Change::Resynced => queue.add_known(None),
+            }
+        }
+    });
+    let queue = jobs;
+    watch!(Job, any(), move |change| own(&queue, &change));
+    let queue = stateful_sets;
+    watch!(StatefulSet, any(), move |change| own(&queue, &change));
+    let (queue, all) = (daemon_sets.clone(), daemon_sets);
+    watch!(DaemonSet, any(), move |change| own(&queue, &change));
+    watch!(Node, any(), move |_: Change<'_, Node>| all.add_known(None));
 
     let queue = services.clone();
     watch!(Service, any(), move |change| own(&queue, &change));
