@@ -70,7 +70,7 @@ BoundObjectReference: 1 kind s,2 apiVersion s,3 name s,4 uid s
 TokenRequestStatus: 1 token s,2 expirationTimestamp time
 Job: 1 metadata ObjectMeta,2 spec JobSpec,3 status JobStatus
 JobSpec: 1 parallelism ?i,2 completions ?i,3 activeDeadlineSeconds ?i,4 selector LabelSelector,5 manualSelector ?b,6 template PodTemplateSpec,7 backoffLimit ?i,8 ttlSecondsAfterFinished ?i,9 completionMode s,10 suspend ?b
-JobStatus: 4 active i,5 succeeded i,6 failed i
+JobStatus: 4 active i,5 succeeded i,6 failed i,7 completedIndexes s
 CronJob: 1 metadata ObjectMeta,2 spec CronJobSpec,3 status CronJobStatus
 CronJobSpec: 1 schedule s,2 startingDeadlineSeconds ?i,3 concurrencyPolicy s,4 suspend ?b,5 jobTemplate JobTemplateSpec,6 successfulJobsHistoryLimit ?i,7 failedJobsHistoryLimit ?i,8 timeZone s
 JobTemplateSpec: 1 metadata ObjectMeta,2 spec JobSpec
