@@ -102,10 +102,10 @@ pub(super) fn secret(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
         "kubernetes.io/dockercfg" => json_key(&mut faults, data, ".dockercfg"),
         "kubernetes.io/dockerconfigjson" => json_key(&mut faults, data, ".dockerconfigjson"),
-        "kubernetes.io/basic-auth" => {
-            if data.get("username").is_none() && data.get("password").is_none() {
-                missing(&mut faults, &["username", "password"]);
-            }
+        "kubernetes.io/basic-auth"
+            if data.get("username").is_none() && data.get("password").is_none() =>
+        {
+            missing(&mut faults, &["username", "password"]);
         }
         "kubernetes.io/ssh-auth" => missing(&mut faults, &["ssh-privatekey"]),
         "kubernetes.io/tls" => missing(&mut faults, &["tls.crt", "tls.key"]),
