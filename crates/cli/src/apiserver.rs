@@ -92,7 +92,11 @@ pub async fn run(args: Arguments) -> Result<(), Failure> {
     })
 }
 
-async fn serve(args: Arguments, stop: &CancellationToken, tasks: &TaskTracker) -> anyhow::Result<()> {
+async fn serve(
+    args: Arguments,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> anyhow::Result<()> {
     let root = root();
     let path = find_configuration(args.config.as_deref(), &root)?;
     let text = kah_gateway::read(&path)
@@ -103,7 +107,8 @@ async fn serve(args: Arguments, stop: &CancellationToken, tasks: &TaskTracker) -
     let listener = listener(&args)?;
 
     let kube = kube_config(args.kubeconfig.as_deref(), &root).await?;
-    let client = kube::Client::try_from(kube.clone()).context("prepare the client of the kube-apiserver")?;
+    let client =
+        kube::Client::try_from(kube.clone()).context("prepare the client of the kube-apiserver")?;
     // Requests that are under way may end in the time that the listener gives them; only then are the connections behind them closed.
     let connections = CancellationToken::new();
     let kube = KubeProxy::new(&kube, Limits::default(), connections.clone(), tasks.clone())?;
@@ -112,12 +117,30 @@ async fn serve(args: Arguments, stop: &CancellationToken, tasks: &TaskTracker) -
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let cache = Arc::new(MemoryCache::new(Arc::clone(&clock)));
     let authentication = Authentication::new(&configuration, cache, Arc::clone(&users), clock);
-    let callers = Arc::new(Sessions::new(&configuration, authentication, Arc::clone(&roles)));
+    let callers = Arc::new(Sessions::new(
+        &configuration,
+        authentication,
+        Arc::clone(&roles),
+    ));
     let (users_listed, users_are) = oneshot::channel::<()>();
     let (roles_listed, roles_are) = oneshot::channel::<()>();
     // The receivers may have given up; then nobody waits.
-    tasks.spawn(follow_users(client.clone(), users, stop.clone(), move || drop(users_listed.send(()))));
-    tasks.spawn(follow_roles(client.clone(), roles, stop.clone(), move || drop(roles_listed.send(()))));
+    tasks.spawn(follow_users(
+        client.clone(),
+        users,
+        stop.clone(),
+        move || {
+            let _ = users_listed.send(());
+        },
+    ));
+    tasks.spawn(follow_roles(
+        client.clone(),
+        roles,
+        stop.clone(),
+        move || {
+            let _ = roles_listed.send(());
+        },
+    ));
     let host = configuration.multicluster.enable;
     if host {
         let (registry, client) = (registry.clone(), client.clone());
@@ -130,7 +153,10 @@ async fn serve(args: Arguments, stop: &CancellationToken, tasks: &TaskTracker) -
             registry.synced().await;
         }
     };
-    match stop.run_until_cancelled(tokio::time::timeout(SYNC, synced)).await {
+    match stop
+        .run_until_cancelled(tokio::time::timeout(SYNC, synced))
+        .await
+    {
         None => return Ok(()),
         Some(Err(_)) => bail!("users, roles and clusters could not be listed within {SYNC:?}"),
         Some(Ok(())) => {}
@@ -144,7 +170,11 @@ async fn serve(args: Arguments, stop: &CancellationToken, tasks: &TaskTracker) -
         audit: Arc::new(AuditLog),
     });
     let reloading = gateway.clone();
-    let follower = Follower { path, interval: LOOK, current: text };
+    let follower = Follower {
+        path,
+        interval: LOOK,
+        current: text,
+    };
     let reload_stop = stop.clone();
     tasks.spawn(async move {
         let counters = ReloadCounters::default();
@@ -162,7 +192,14 @@ async fn serve(args: Arguments, stop: &CancellationToken, tasks: &TaskTracker) -
         .await
         .with_context(|| format!("listen on {listener}"))?;
     tracing::info!("Start listening on {}", listener.local_addr()?);
-    let ended = kah_gateway::serve(listener, tls, gateway, ServerLimits::default(), stop.clone()).await;
+    let ended = kah_gateway::serve(
+        listener,
+        tls,
+        gateway,
+        ServerLimits::default(),
+        stop.clone(),
+    )
+    .await;
     connections.cancel();
     ended.context("serve")
 }
@@ -220,7 +257,10 @@ fn listener(args: &Arguments) -> anyhow::Result<(SocketAddr, Option<Arc<rustls::
         bail!("tls private key file is empty while secure serving")
     };
     let tls = tls(chain, key)?;
-    Ok((SocketAddr::new(args.bind_address, args.secure_port), Some(Arc::new(tls))))
+    Ok((
+        SocketAddr::new(args.bind_address, args.secure_port),
+        Some(Arc::new(tls)),
+    ))
 }
 
 fn tls(chain: &Path, key: &Path) -> anyhow::Result<rustls::ServerConfig> {
@@ -229,7 +269,8 @@ fn tls(chain: &Path, key: &Path) -> anyhow::Result<rustls::ServerConfig> {
         .with_context(|| format!("read {}", chain.display()))?
         .collect::<Result<Vec<_>, _>>()
         .with_context(|| format!("read {}", chain.display()))?;
-    let private = PrivateKeyDer::from_pem_file(key).with_context(|| format!("read {}", key.display()))?;
+    let private =
+        PrivateKeyDer::from_pem_file(key).with_context(|| format!("read {}", key.display()))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -244,19 +285,35 @@ fn tls(chain: &Path, key: &Path) -> anyhow::Result<rustls::ServerConfig> {
 async fn kube_config(kubeconfig: Option<&Path>, root: &Path) -> anyhow::Result<kube::Config> {
     use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
     if let Some(path) = kubeconfig {
-        let read = Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
+        let read =
+            Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
         return kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
             .await
             .with_context(|| format!("use {}", path.display()));
     }
-    let variable = |name: &str| env::var(name).with_context(|| format!("{name} is not set; is this a Pod? if not, use --kubeconfig"));
-    let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let variable = |name: &str| {
+        env::var(name)
+            .with_context(|| format!("{name} is not set; is this a Pod? if not, use --kubeconfig"))
+    };
+    let (host, port) = (
+        variable("KUBERNETES_SERVICE_HOST")?,
+        variable("KUBERNETES_SERVICE_PORT")?,
+    );
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host
+    };
     let folder = root.join(SERVICE_ACCOUNT);
     let authority = folder.join("ca.crt");
     let pem = std::fs::read(&authority).with_context(|| format!("read {}", authority.display()))?;
-    let mut config = kube::Config::new(format!("https://{host}:{port}").parse().context("read KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT")?);
-    config.root_cert = Some(certificates(&pem).with_context(|| format!("read {}", authority.display()))?);
+    let mut config = kube::Config::new(
+        format!("https://{host}:{port}")
+            .parse()
+            .context("read KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT")?,
+    );
+    config.root_cert =
+        Some(certificates(&pem).with_context(|| format!("read {}", authority.display()))?);
     config.auth_info = AuthInfo {
         token_file: Some(folder.join("token").to_string_lossy().into_owned()),
         ..AuthInfo::default()

@@ -101,10 +101,16 @@ fn printable(text: &str) -> String {
     if !text.chars().any(char::is_control) {
         return text.to_owned();
     }
-    text.chars().flat_map(|c| {
-        let (plain, escaped) = if c.is_control() { (None, Some(c.escape_default())) } else { (Some(c), None) };
-        plain.into_iter().chain(escaped.into_iter().flatten())
-    }).collect()
+    text.chars()
+        .flat_map(|c| {
+            let (plain, escaped) = if c.is_control() {
+                (None, Some(c.escape_default()))
+            } else {
+                (Some(c), None)
+            };
+            plain.into_iter().chain(escaped.into_iter().flatten())
+        })
+        .collect()
 }
 
 impl Visit for Line {
@@ -194,8 +200,17 @@ mod tests {
     #[test]
     fn the_published_line_to_the_letter() {
         let text = logged(|| {
-            tracing::error!(klog.file = "token.go", klog.line = 65, "token not found in cache");
-            tracing::error!(klog.file = "jwt_token.go", klog.line = 45, "{}", "token not found in cache");
+            tracing::error!(
+                klog.file = "token.go",
+                klog.line = 65,
+                "token not found in cache"
+            );
+            tracing::error!(
+                klog.file = "jwt_token.go",
+                klog.line = 45,
+                "{}",
+                "token not found in cache"
+            );
         });
         assert_eq!(
             text,
@@ -212,8 +227,14 @@ mod tests {
             tracing::error!(klog.fatal = true, "gone");
         });
         let lines: Vec<_> = text.lines().collect();
-        assert!(lines[0].starts_with("W0305 03:46:42.105625       1 logging.rs:"), "{text}");
-        assert!(lines[0].ends_with("] refused user=\"tom\" tries=3"), "{text}");
+        assert!(
+            lines[0].starts_with("W0305 03:46:42.105625       1 logging.rs:"),
+            "{text}"
+        );
+        assert!(
+            lines[0].ends_with("] refused user=\"tom\" tries=3"),
+            "{text}"
+        );
         assert!(lines[1].starts_with("I0305"), "{text}");
         assert!(lines[2].starts_with("F0305"), "{text}");
     }
