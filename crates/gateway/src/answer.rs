@@ -4,7 +4,7 @@ mod status;
 
 use axum::{body::Body, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use kah_api::{status::Status, go_json};
+use kah_api::{go_json, status::Status};
 use serde::Serialize;
 
 pub use status::{reason_word, status};
@@ -76,11 +76,7 @@ pub fn routing_error(code: StatusCode, text: &'static str) -> Response {
 
 /// What the server's root says about a path that no root serves.
 pub fn not_served() -> Response {
-    nosniff(respond(
-        StatusCode::NOT_FOUND,
-        TEXT,
-        "404 page not found\n",
-    ))
+    nosniff(respond(StatusCode::NOT_FOUND, TEXT, "404 page not found\n"))
 }
 
 pub(crate) fn accepted(headers: &HeaderMap) -> String {

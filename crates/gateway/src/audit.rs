@@ -1,6 +1,10 @@
 //! One record for every request, refusals and broken-off ones included (differences.md S18).
 
-use std::{net::IpAddr, sync::Arc, time::{Duration, Instant}};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 
@@ -75,7 +79,11 @@ pub(crate) struct Recording {
 
 impl Recording {
     pub(crate) fn new(audit: Arc<dyn Audit>, record: Record) -> Self {
-        Self { audit, since: Instant::now(), record }
+        Self {
+            audit,
+            since: Instant::now(),
+            record,
+        }
     }
 }
 

@@ -28,8 +28,15 @@ pub enum Place {
 ///
 /// # Errors
 /// 403 where the caller asks to be somebody else; 400 where a header holds no query.
-pub(crate) fn enter(place: Place, headers: &mut HeaderMap, uri: &Uri) -> Result<PathAndQuery, Box<Status>> {
-    if let Some(name) = headers.keys().find(|name| name.as_str().starts_with("impersonate-")) {
+pub(crate) fn enter(
+    place: Place,
+    headers: &mut HeaderMap,
+    uri: &Uri,
+) -> Result<PathAndQuery, Box<Status>> {
+    if let Some(name) = headers
+        .keys()
+        .find(|name| name.as_str().starts_with("impersonate-"))
+    {
         let message = format!("forbidden: the header {name:?} is not accepted from clients");
         return Err(Box::new(Status::refused(message)));
     }
@@ -39,11 +46,17 @@ pub(crate) fn enter(place: Place, headers: &mut HeaderMap, uri: &Uri) -> Result<
     if hop
         && let Some(value) = authorization
         && !value.is_empty()
-        && headers.get(header::AUTHORIZATION).is_none_or(|value| value.is_empty())
+        && headers
+            .get(header::AUTHORIZATION)
+            .is_none_or(|value| value.is_empty())
     {
         headers.insert(header::AUTHORIZATION, value);
     }
-    let identities: Vec<HeaderName> = headers.keys().filter(|name| speaks_of_identity(name)).cloned().collect();
+    let identities: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| speaks_of_identity(name))
+        .cloned()
+        .collect();
     for name in identities {
         headers.remove(name);
     }
@@ -53,11 +66,17 @@ pub(crate) fn enter(place: Place, headers: &mut HeaderMap, uri: &Uri) -> Result<
         && query.is_empty()
         && let Some(value) = raw_query
     {
-        let text = value.to_str().map_err(|_| Box::new(Status::bad_request("X-KubeSphere-Rawquery is no query")))?;
+        let text = value
+            .to_str()
+            .map_err(|_| Box::new(Status::bad_request("X-KubeSphere-Rawquery is no query")))?;
         query = Cow::Owned(text.to_owned());
     }
     let query = dry_run(&query, hop);
-    let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    let target = if query.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{query}")
+    };
     target
         .parse()
         .map_err(|_| Box::new(Status::bad_request("the request's target is not valid")))
@@ -90,8 +109,14 @@ fn speaks_of_identity(name: &HeaderName) -> bool {
     name.starts_with("x-remote-")
         || matches!(
             name,
-            "x-forwarded-user" | "x-forwarded-email" | "x-forwarded-groups" | "x-forwarded-preferred-username"
-                | "x-webauth-user" | "x-auth-request-user" | "forwarded" | "x-http-method-override"
+            "x-forwarded-user"
+                | "x-forwarded-email"
+                | "x-forwarded-groups"
+                | "x-forwarded-preferred-username"
+                | "x-webauth-user"
+                | "x-auth-request-user"
+                | "forwarded"
+                | "x-http-method-override"
         )
 }
 
@@ -116,10 +141,13 @@ fn dry_run(query: &str, hop: bool) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    const VIA: &str = "/api/v1/namespaces/kubesphere-system/services/:ks-apiserver:/proxy/kapis/version";
+    const VIA: &str =
+        "/api/v1/namespaces/kubesphere-system/services/:ks-apiserver:/proxy/kapis/version";
 
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
-        let pair = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        let pair = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())
+        };
         pairs.iter().map(pair).collect()
     }
 
@@ -131,9 +159,20 @@ mod tests {
 
     #[test]
     fn h1_h2_h3_impersonation_is_refused() {
-        for name in ["Impersonate-User", "IMPERSONATE-GROUP", "Impersonate-Uid", "impersonate-extra-x", "Impersonate-New"] {
+        for name in [
+            "Impersonate-User",
+            "IMPERSONATE-GROUP",
+            "Impersonate-Uid",
+            "impersonate-extra-x",
+            "Impersonate-New",
+        ] {
             for value in ["admin", ""] {
-                let error = enter(Place::Host, &mut headers(&[(name, value)]), &"/".parse().unwrap()).unwrap_err();
+                let error = enter(
+                    Place::Host,
+                    &mut headers(&[(name, value)]),
+                    &"/".parse().unwrap(),
+                )
+                .unwrap_err();
                 assert_eq!(error.code, 403, "{name}");
             }
         }
@@ -141,7 +180,12 @@ mod tests {
 
     #[test]
     fn h14_hop_words_from_a_client_are_dropped() {
-        let own = [("x-kubesphere-authorization", "Bearer a"), ("x-kubesphere-rawquery", "watch=1"), ("x-remote-user", "admin"), ("forwarded", "for=x")];
+        let own = [
+            ("x-kubesphere-authorization", "Bearer a"),
+            ("x-kubesphere-rawquery", "watch=1"),
+            ("x-remote-user", "admin"),
+            ("forwarded", "for=x"),
+        ];
         for place in [Place::Host, Place::Member] {
             let (headers, target) = entered(place, &own, "/api/v1/pods?dryrun=All&limit=1");
             assert!(headers.is_empty(), "{headers:?}");
@@ -150,31 +194,69 @@ mod tests {
         let mut via = own.to_vec();
         via.extend([("x-forwarded-for", "10.0.0.1"), ("x-forwarded-uri", VIA)]);
         let (headers, target) = entered(Place::Host, &via, "/api/v1/pods");
-        assert!(!headers.contains_key("authorization") && target == "/api/v1/pods", "{headers:?} {target}");
+        assert!(
+            !headers.contains_key("authorization") && target == "/api/v1/pods",
+            "{headers:?} {target}"
+        );
     }
 
     #[test]
     fn a_member_reads_them_on_the_route_from_the_host() {
-        let via = [("x-kubesphere-authorization", "Bearer a"), ("x-forwarded-for", "10.0.0.1"), ("x-forwarded-uri", VIA)];
-        let (headers, target) = entered(Place::Member, &via, "/api/v1/pods?dryrun=All&fieldManager=dryrun");
+        let via = [
+            ("x-kubesphere-authorization", "Bearer a"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-uri", VIA),
+        ];
+        let (headers, target) = entered(
+            Place::Member,
+            &via,
+            "/api/v1/pods?dryrun=All&fieldManager=dryrun",
+        );
         assert_eq!(headers["authorization"], "Bearer a");
         assert!(!headers.contains_key("x-kubesphere-authorization"));
         assert_eq!(target, "/api/v1/pods?dryRun=All&fieldManager=dryrun");
 
-        let upgrade = [("connection", "Upgrade"), ("upgrade", "websocket"), ("x-kubesphere-authorization", "Bearer a"),
-            ("x-kubesphere-rawquery", "command=ls&dryrun=All"), ("x-forwarded-for", "10.0.0.1")];
-        let (headers, target) = entered(Place::Member, &upgrade, "/api/v1/namespaces/a/pods/b/exec");
+        let upgrade = [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("x-kubesphere-authorization", "Bearer a"),
+            ("x-kubesphere-rawquery", "command=ls&dryrun=All"),
+            ("x-forwarded-for", "10.0.0.1"),
+        ];
+        let (headers, target) =
+            entered(Place::Member, &upgrade, "/api/v1/namespaces/a/pods/b/exec");
         assert_eq!(headers["authorization"], "Bearer a");
-        assert_eq!(target, "/api/v1/namespaces/a/pods/b/exec?command=ls&dryRun=All");
+        assert_eq!(
+            target,
+            "/api/v1/namespaces/a/pods/b/exec?command=ls&dryRun=All"
+        );
 
-        let other = [("x-kubesphere-authorization", "Bearer a"), ("x-forwarded-for", "10.0.0.1"),
-            ("x-forwarded-uri", "/api/v1/namespaces/evil/services/ks-apiserver/proxy/")];
-        assert!(!entered(Place::Member, &other, "/").0.contains_key("authorization"));
+        let other = [
+            ("x-kubesphere-authorization", "Bearer a"),
+            ("x-forwarded-for", "10.0.0.1"),
+            (
+                "x-forwarded-uri",
+                "/api/v1/namespaces/evil/services/ks-apiserver/proxy/",
+            ),
+        ];
+        assert!(
+            !entered(Place::Member, &other, "/")
+                .0
+                .contains_key("authorization")
+        );
     }
 
     #[test]
     fn a_present_authorization_wins() {
-        let via = [("authorization", "Bearer own"), ("x-kubesphere-authorization", "Bearer a"), ("x-forwarded-for", "10.0.0.1"), ("x-forwarded-uri", VIA)];
-        assert_eq!(entered(Place::Member, &via, "/").0["authorization"], "Bearer own");
+        let via = [
+            ("authorization", "Bearer own"),
+            ("x-kubesphere-authorization", "Bearer a"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-uri", VIA),
+        ];
+        assert_eq!(
+            entered(Place::Member, &via, "/").0["authorization"],
+            "Bearer own"
+        );
     }
 }

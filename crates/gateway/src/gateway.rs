@@ -12,12 +12,15 @@ use std::{
 use arc_swap::ArcSwap;
 use axum::{body::Body, response::Response};
 use futures::{FutureExt, future::BoxFuture};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, request::Parts, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, request::Parts,
+    uri::PathAndQuery,
+};
 use http_body::Body as _;
 use jiff::Timestamp;
 use kah_api::{
-    status::Status,
     path::{ClusterForm, Target, parse},
+    status::Status,
 };
 use kah_cluster::Registry;
 
@@ -36,7 +39,6 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The address at the other end of the connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
-
 
 /// What a [`Gateway`] is built from.
 #[derive(Clone)]
@@ -143,9 +145,14 @@ impl Gateway {
 impl Inner {
     /// Audit: every request leaves one record, whatever becomes of it.
     async fn recorded(&self, mut request: Request<Body>) -> Response {
-        let client = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+        let client = request
+            .extensions()
+            .get::<Peer>()
+            .map(|peer| peer.0.ip().to_canonical());
         let asked = request_id(request.headers());
-        let id = asked.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let id = asked
+            .clone()
+            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         if let Ok(value) = HeaderValue::try_from(id.as_str()) {
             request.headers_mut().insert(REQUEST_ID, value);
         }
@@ -176,7 +183,12 @@ impl Inner {
     }
 
     /// What the request is about, after what only a host may say was dropped or put in its place.
-    async fn parsed(&self, request: Request<Body>, client: Option<IpAddr>, record: &mut Record) -> Response {
+    async fn parsed(
+        &self,
+        request: Request<Body>,
+        client: Option<IpAddr>,
+        record: &mut Record,
+    ) -> Response {
         let (mut parts, body) = request.into_parts();
         let settings = self.settings.load_full();
 
@@ -206,7 +218,15 @@ impl Inner {
             Err(status) => return refuse(&parts, &status),
         };
         record.user.clone_from(&caller.name);
-        self.dispatched(Arrived { parts, body, target, caller, client, settings }).await
+        self.dispatched(Arrived {
+            parts,
+            body,
+            target,
+            caller,
+            client,
+            settings,
+        })
+        .await
     }
 
     async fn authenticated(&self, headers: &HeaderMap) -> Result<Caller, Box<Status>> {
@@ -217,14 +237,21 @@ impl Inner {
                 Err(rejection) => rejection,
             },
             // Two identities are none.
-            (_, Some(_)) => Rejection { text: "%!s(<nil>)".to_owned(), bearer: false },
+            (_, Some(_)) => Rejection {
+                text: "%!s(<nil>)".to_owned(),
+                bearer: false,
+            },
         };
         if rejection.bearer {
             // To the letter: people and alert rules search for these three lines (lost-access.md).
             let text = &rejection.text;
             tracing::error!(klog.file = "token.go", klog.line = 65, "{text}");
             tracing::error!(klog.file = "jwt_token.go", klog.line = 45, "{text}");
-            tracing::error!(klog.file = "authentication.go", klog.line = 60, "Unable to authenticate the request due to error: {text}");
+            tracing::error!(
+                klog.file = "authentication.go",
+                klog.line = 60,
+                "Unable to authenticate the request due to error: {text}"
+            );
         }
         Err(Box::new(Status::unauthorized(&rejection.text)))
     }
@@ -251,7 +278,9 @@ impl Inner {
         // A member serves no cluster but itself: the prefix must not fall through to whatever stands behind it.
         if arrived.target.cluster.is_some() && !arrived.settings.multicluster {
             return if arrived.target.is_kubernetes {
-                arrived.refuse(&Status::not_found("the server could not find the requested resource"))
+                arrived.refuse(&Status::not_found(
+                    "the server could not find the requested resource",
+                ))
             } else {
                 routing_error(StatusCode::NOT_FOUND, "404: Page Not Found")
             };
@@ -267,7 +296,10 @@ impl Inner {
         let Ok(target) = PathAndQuery::try_from(arrived.target.forward.as_str()) else {
             return arrived.refuse(&Status::bad_request("the request's target is not valid"));
         };
-        let (headers, query) = (arrived.parts.headers.clone(), arrived.parts.uri.query().map(str::to_owned));
+        let (headers, query) = (
+            arrived.parts.headers.clone(),
+            arrived.parts.uri.query().map(str::to_owned),
+        );
         let client = arrived.client;
         let (request, _) = arrived.into_request();
         match self.kube.forward(request, target, client).await {
@@ -279,10 +311,16 @@ impl Inner {
     /// Everything else: what this server answers itself, with one line in the log.
     async fn handled(&self, arrived: Arrived) -> Response {
         let since = std::time::Instant::now();
-        let source = arrived.client.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+        let source = arrived
+            .client
+            .map_or_else(|| "-".to_owned(), |ip| ip.to_string());
         let (method, version) = (arrived.parts.method.clone(), arrived.parts.version);
         let path = arrived.target.path.clone();
-        let response = match routes::find(&method, arrived.target.forward_path(), &arrived.parts.headers) {
+        let response = match routes::find(
+            &method,
+            arrived.target.forward_path(),
+            &arrived.parts.headers,
+        ) {
             Ok(endpoint) => self.answer(endpoint, arrived).await,
             Err(response) => *response,
         };
@@ -291,9 +329,17 @@ impl Inner {
         let took = since.elapsed().as_millis();
         // The path alone: a query may hold a credential.
         if code > 400 {
-            tracing::info!(klog.file = "apiserver.go", klog.line = 667, "{source} - \"{method} {path} {version:?}\" {code} {bytes} {took}ms");
+            tracing::info!(
+                klog.file = "apiserver.go",
+                klog.line = 667,
+                "{source} - \"{method} {path} {version:?}\" {code} {bytes} {took}ms"
+            );
         } else {
-            tracing::debug!(klog.file = "apiserver.go", klog.line = 667, "{source} - \"{method} {path} {version:?}\" {code} {bytes} {took}ms");
+            tracing::debug!(
+                klog.file = "apiserver.go",
+                klog.line = 667,
+                "{source} - \"{method} {path} {version:?}\" {code} {bytes} {took}ms"
+            );
         }
         response
     }
@@ -314,6 +360,8 @@ fn refuse(parts: &Parts, status: &Status) -> Response {
 fn request_id(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(REQUEST_ID)?.to_str().ok()?;
     let well_formed = (1..=128).contains(&value.len())
-        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+        && value
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
     well_formed.then(|| value.to_owned())
 }

@@ -20,7 +20,13 @@ impl Inner {
             Endpoint::KapisVersion | Endpoint::Version => {
                 // Asked anew each time: the cluster may have been upgraded. Without an answer the key is absent.
                 let kubernetes = self.kube.ask("/version").await;
-                answer::json(StatusCode::OK, &Version { kubernetes, ..Version::current() })
+                answer::json(
+                    StatusCode::OK,
+                    &Version {
+                        kubernetes,
+                        ..Version::current()
+                    },
+                )
             }
             Endpoint::ConfigOauth => answer::json(StatusCode::OK, &settings.oauth),
             Endpoint::Configz => answer::json(StatusCode::OK, &settings.configz),

@@ -9,10 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{body::{Body, to_bytes}, response::Response};
+use axum::{
+    body::{Body, to_bytes},
+    response::Response,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header, uri::PathAndQuery};
-use kah_api::{status::Status, status::Cause};
+use kah_api::{status::Cause, status::Status};
 use kah_net::{
     Address, ClientCertificate, Forward, Kind, Limits, ProxyError, Roots, TlsSettings, Upstream,
     UpstreamSettings, Verify,
@@ -84,16 +87,28 @@ impl KubeProxy {
             None => Roots::Platform,
             Some(der) => Roots::Pem(der.iter().flat_map(|der| pem(der)).collect()),
         };
-        let verify = if config.accept_invalid_certs { Verify::Nothing } else { Verify::Full };
+        let verify = if config.accept_invalid_certs {
+            Verify::Nothing
+        } else {
+            Verify::Full
+        };
         let upstream = Upstream::new(UpstreamSettings {
-            tls: TlsSettings { roots, client_certificate, server_name: config.tls_server_name.clone(), verify },
+            tls: TlsSettings {
+                roots,
+                client_certificate,
+                server_name: config.tls_server_name.clone(),
+                verify,
+            },
             limits,
             stop,
             tasks,
             ..UpstreamSettings::new(address)
         })
         .map_err(KubeProxyError::Upstream)?;
-        Ok(Self { upstream, account: Arc::new(account) })
+        Ok(Self {
+            upstream,
+            account: Arc::new(account),
+        })
     }
 
     /// Sends a caller's request on and relays the answer, both streaming; a failure is told as a Status (differences.md R9).
@@ -114,19 +129,26 @@ impl KubeProxy {
 
     /// Asks something for ourselves; `None` where there is no usable answer within a few seconds.
     pub async fn ask(&self, path: &'static str) -> Option<Value> {
-        tokio::time::timeout(QUESTION, self.question(path)).await.ok().flatten()
+        tokio::time::timeout(QUESTION, self.question(path))
+            .await
+            .ok()
+            .flatten()
     }
 
     async fn question(&self, path: &'static str) -> Option<Value> {
         let mut forward = Forward::new(PathAndQuery::from_static(path));
         forward.headers = self.headers().await.ok()?;
         let mut request = Request::new(Body::empty());
-        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        request
+            .headers_mut()
+            .insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         let response = self.upstream.send(request, forward).await.ok()?;
         if response.status() != StatusCode::OK {
             return None;
         }
-        let body = to_bytes(Body::new(response.into_body()), LARGEST_ANSWER).await.ok()?;
+        let body = to_bytes(Body::new(response.into_body()), LARGEST_ANSWER)
+            .await
+            .ok()?;
         serde_json::from_slice(&body).ok()
     }
 
@@ -178,23 +200,35 @@ pub(crate) fn fault(trying: &str, error: &ProxyError) -> Status {
     }
 }
 
-fn account(auth: &kube::config::AuthInfo) -> Result<(Account, Option<ClientCertificate>), KubeProxyError> {
+fn account(
+    auth: &kube::config::AuthInfo,
+) -> Result<(Account, Option<ClientCertificate>), KubeProxyError> {
     let refuse = |what: &str| KubeProxyError::Credential(what.to_owned());
     if let Some(path) = &auth.token_file {
         return Ok((Account::File(path.into(), Mutex::new(None)), None));
     }
     if let Some(token) = &auth.token {
-        let value = bearer(token.expose_secret()).ok_or_else(|| refuse("the token cannot stand in a header"))?;
+        let value = bearer(token.expose_secret())
+            .ok_or_else(|| refuse("the token cannot stand in a header"))?;
         return Ok((Account::Header(value), None));
     }
-    let chain = part(auth.client_certificate_data.as_deref(), auth.client_certificate.as_deref())?;
+    let chain = part(
+        auth.client_certificate_data.as_deref(),
+        auth.client_certificate.as_deref(),
+    )?;
     let key = part(
-        auth.client_key_data.as_ref().map(ExposeSecret::expose_secret),
+        auth.client_key_data
+            .as_ref()
+            .map(ExposeSecret::expose_secret),
         auth.client_key.as_deref(),
     )?;
     match (chain, key) {
-        (Some(chain), Some(key)) => Ok((Account::Certificate, Some(ClientCertificate { chain, key }))),
-        _ => Err(refuse("neither a token nor a client certificate with its key")),
+        (Some(chain), Some(key)) => {
+            Ok((Account::Certificate, Some(ClientCertificate { chain, key })))
+        }
+        _ => Err(refuse(
+            "neither a token nor a client certificate with its key",
+        )),
     }
 }
 

@@ -1,10 +1,13 @@
 //! The step from the host to a member (multicluster.md §7).
 
-use axum::{body::{Body, to_bytes}, response::Response};
+use axum::{
+    body::{Body, to_bytes},
+    response::Response,
+};
 use http::{HeaderValue, StatusCode, header, uri::PathAndQuery};
 use kah_api::{
-    status::Status,
     path::{ClusterForm, Target},
+    status::Status,
     status::{Cause, Details},
 };
 use kah_cluster::{CallerCredential, Form, ForwardError, Hop, Member, REFUSAL_HEADER};
@@ -29,7 +32,11 @@ pub(crate) fn unknown(name: &str) -> Response {
         "code": 400,
     }});
     let json = HeaderValue::from_static("application/json");
-    respond(StatusCode::BAD_REQUEST, json, kah_api::go_json::pretty(&body, 2))
+    respond(
+        StatusCode::BAD_REQUEST,
+        json,
+        kah_api::go_json::pretty(&body, 2),
+    )
 }
 
 /// Sends a request on as its caller. Nobody in particular gets through only to what needs no role (differences.md S1).
@@ -38,7 +45,8 @@ pub(crate) async fn forward(member: &Member, mut arrived: Arrived) -> Response {
         Some(value) if !arrived.caller.anonymous => CallerCredential::Authorization(value.clone()),
         _ if needs_no_role(arrived.target.forward_path()) => CallerCredential::Anonymous,
         _ => {
-            let status = Status::unauthorized("a member is asked only for those who say who they are");
+            let status =
+                Status::unauthorized("a member is asked only for those who say who they are");
             return arrived.refuse(&status);
         }
     };
@@ -70,7 +78,10 @@ pub(crate) async fn forward(member: &Member, mut arrived: Arrived) -> Response {
         arrived.parts.headers.remove(header::ACCEPT_ENCODING);
         arrived.parts.headers.remove(header::ACCEPT);
     }
-    let (headers, query) = (arrived.parts.headers.clone(), arrived.parts.uri.query().map(str::to_owned));
+    let (headers, query) = (
+        arrived.parts.headers.clone(),
+        arrived.parts.uri.query().map(str::to_owned),
+    );
     let (request, _) = arrived.into_request();
     match member.forward(request, hop).await {
         Ok(response) if kubernetes_version && response.status() == StatusCode::OK => {
@@ -102,21 +113,37 @@ fn status(error: &ForwardError) -> Status {
         .and_then(|after| u32::try_from(after.as_secs()).ok())
         .unwrap_or(0);
     Status {
-        details: Some(Details { causes: causes.into_iter().collect(), retry_after_seconds, ..Details::default() }),
+        details: Some(Details {
+            causes: causes.into_iter().collect(),
+            retry_after_seconds,
+            ..Details::default()
+        }),
         ..Status::failure(code.as_u16(), reason, message)
     }
 }
 
 async fn only_kubernetes(response: Response) -> Response {
     let body = to_bytes(response.into_body(), LARGEST_VERSION).await;
-    let version: Option<Value> = body.ok().and_then(|body| serde_json::from_slice(&body).ok());
-    match version.as_ref().and_then(|version| version.get("kubernetes")) {
+    let version: Option<Value> = body
+        .ok()
+        .and_then(|body| serde_json::from_slice(&body).ok());
+    match version
+        .as_ref()
+        .and_then(|version| version.get("kubernetes"))
+    {
         Some(kubernetes) => {
             let json = HeaderValue::from_static("application/json");
-            respond(StatusCode::OK, json, kah_api::go_json::pretty(kubernetes, 2))
+            respond(
+                StatusCode::OK,
+                json,
+                kah_api::go_json::pretty(kubernetes, 2),
+            )
         }
         None => {
-            let status = Status::bad_gateway("the cluster does not say its Kubernetes version", Vec::new());
+            let status = Status::bad_gateway(
+                "the cluster does not say its Kubernetes version",
+                Vec::new(),
+            );
             answer::status(&status, &http::HeaderMap::new(), None)
         }
     }
@@ -130,7 +157,10 @@ pub(crate) fn is_long_running(target: &Target, headers: &http::HeaderMap) -> boo
     };
     target.verb == "watch"
         || target.verb == "proxy"
-        || matches!(target.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy")
+        || matches!(
+            target.subresource.as_str(),
+            "exec" | "attach" | "portforward" | "proxy"
+        )
         || (target.subresource == "log" && asks("follow"))
         || kah_net::is_upgrade(headers)
 }

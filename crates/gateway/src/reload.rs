@@ -75,7 +75,9 @@ impl Follower {
                 }
                 Err(error) => {
                     counters.refused.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!("config reload error: {error}; the last good configuration stays in force");
+                    tracing::warn!(
+                        "config reload error: {error}; the last good configuration stays in force"
+                    );
                     refused = Some(text);
                 }
             }
@@ -90,7 +92,9 @@ impl Follower {
 pub async fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let file = tokio::fs::File::open(path).await?;
-    file.take(LARGEST.saturating_add(1)).read_to_string(&mut text).await?;
+    file.take(LARGEST.saturating_add(1))
+        .read_to_string(&mut text)
+        .await?;
     if u64::try_from(text.len()).unwrap_or(u64::MAX) > LARGEST {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,

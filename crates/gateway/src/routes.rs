@@ -39,29 +39,66 @@ pub struct Route {
 }
 
 const fn get(path: &'static str, endpoint: Endpoint) -> Route {
-    Route { method: Some("GET"), path, endpoint, form: false, json: true, open: true }
+    Route {
+        method: Some("GET"),
+        path,
+        endpoint,
+        form: false,
+        json: true,
+        open: true,
+    }
 }
 
 const fn health(path: &'static str, endpoint: Endpoint) -> Route {
-    Route { method: None, path, endpoint, form: false, json: false, open: true }
+    Route {
+        method: None,
+        path,
+        endpoint,
+        form: false,
+        json: false,
+        open: true,
+    }
 }
 
 /// Every route. A test asks each of them as nobody and as the weakest user, and fails if one is not on its own list.
 pub const ROUTES: &[Route] = &[
     health("/healthz", Endpoint::Healthz),
-    Route { open: false, ..health("/healthz/ping", Endpoint::Ping) },
+    Route {
+        open: false,
+        ..health("/healthz/ping", Endpoint::Ping)
+    },
     get("/kapis/version", Endpoint::KapisVersion),
-    Route { open: false, ..get("/version", Endpoint::Version) },
-    get("/kapis/config.kubesphere.io/v1alpha2/configs/oauth", Endpoint::ConfigOauth),
-    get("/kapis/config.kubesphere.io/v1alpha2/configs/configz", Endpoint::Configz),
-    get("/kapis/config.kubesphere.io/v1alpha2/configs/gpu/kinds", Endpoint::GpuKinds),
-    Route { method: Some("POST"), form: true, ..get("/oauth/token", Endpoint::Token) },
+    Route {
+        open: false,
+        ..get("/version", Endpoint::Version)
+    },
+    get(
+        "/kapis/config.kubesphere.io/v1alpha2/configs/oauth",
+        Endpoint::ConfigOauth,
+    ),
+    get(
+        "/kapis/config.kubesphere.io/v1alpha2/configs/configz",
+        Endpoint::Configz,
+    ),
+    get(
+        "/kapis/config.kubesphere.io/v1alpha2/configs/gpu/kinds",
+        Endpoint::GpuKinds,
+    ),
+    Route {
+        method: Some("POST"),
+        form: true,
+        ..get("/oauth/token", Endpoint::Token)
+    },
     get("/oauth/userinfo", Endpoint::Userinfo),
     get("/oauth/logout", Endpoint::Logout),
 ];
 
 /// The endpoint for a request, or the answer that says why there is none.
-pub(crate) fn find(method: &Method, path: &str, headers: &HeaderMap) -> Result<Endpoint, Box<Response>> {
+pub(crate) fn find(
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+) -> Result<Endpoint, Box<Response>> {
     // A slash at the end means nothing, but for the probes, which are compared to the letter.
     let trimmed = match path.strip_suffix('/') {
         Some(trimmed) if !trimmed.is_empty() => trimmed,
@@ -115,7 +152,9 @@ fn accepts_json(headers: &HeaderMap) -> bool {
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     value.is_some_and(|value| {
         let media = value.split(';').next().unwrap_or_default().trim();
         media.eq_ignore_ascii_case("application/x-www-form-urlencoded")
@@ -124,7 +163,9 @@ fn is_form(headers: &HeaderMap) -> bool {
 
 /// 415 with a body; without one 406, or 415 where the length is not even said.
 fn wrong_content_type(headers: &HeaderMap) -> Response {
-    let length = headers.get(header::CONTENT_LENGTH).map(|value| value.as_bytes());
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .map(|value| value.as_bytes());
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     match length {
         None if !chunked => routing_error(
@@ -135,6 +176,9 @@ fn wrong_content_type(headers: &HeaderMap) -> Response {
             StatusCode::NOT_ACCEPTABLE,
             "406: Not Acceptable\n\nAvailable representations: ",
         ),
-        _ => routing_error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "415: Unsupported Media Type"),
+        _ => routing_error(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "415: Unsupported Media Type",
+        ),
     }
 }

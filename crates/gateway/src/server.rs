@@ -98,7 +98,10 @@ pub async fn serve(
     drop(listener);
     tracker.close();
     if timeout(limits.drain, tracker.wait()).await.is_err() {
-        tracing::info!(connections = tracker.len(), "cut the connections that are left");
+        tracing::info!(
+            connections = tracker.len(),
+            "cut the connections that are left"
+        );
         cut.cancel();
         tracker.wait().await;
     }

@@ -23,15 +23,24 @@ pub struct Sessions {
 impl Sessions {
     /// Over these, with the authorisation mode of the configuration.
     #[must_use]
-    pub fn new(configuration: &Configuration, authentication: Authentication, roles: Arc<GlobalRoles>) -> Self {
+    pub fn new(
+        configuration: &Configuration,
+        authentication: Authentication,
+        roles: Arc<GlobalRoles>,
+    ) -> Self {
         let authorizer = Authorizer::new(&configuration.authorization_mode, Arc::clone(&roles));
-        Self { authentication, authorizer: ArcSwap::from_pointee(authorizer), roles }
+        Self {
+            authentication,
+            authorizer: ArcSwap::from_pointee(authorizer),
+            roles,
+        }
     }
 
     /// Takes over another configuration: tokens are judged by it from now on, and those that were given stay.
     pub fn reload(&self, configuration: &Configuration) {
         self.authentication.reload(configuration);
-        let authorizer = Authorizer::new(&configuration.authorization_mode, Arc::clone(&self.roles));
+        let authorizer =
+            Authorizer::new(&configuration.authorization_mode, Arc::clone(&self.roles));
         self.authorizer.store(Arc::new(authorizer));
     }
 }
@@ -40,7 +49,9 @@ fn tokens(pair: TokenPair) -> Tokens {
     Tokens {
         access: pair.access,
         refresh: pair.refresh,
-        expires_in: pair.expires_in.and_then(|seconds| u64::try_from(seconds).ok()),
+        expires_in: pair
+            .expires_in
+            .and_then(|seconds| u64::try_from(seconds).ok()),
     }
 }
 
@@ -66,7 +77,10 @@ impl Callers for Sessions {
                     name: identity.name,
                     groups: identity.groups,
                 }),
-                Err(error) => Err(Rejection { bearer: error.is_logged(), text: error.to_string() }),
+                Err(error) => Err(Rejection {
+                    bearer: error.is_logged(),
+                    text: error.to_string(),
+                }),
             }
         })
     }
@@ -97,15 +111,29 @@ impl Callers for Sessions {
     }
 
     fn refresh<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Tokens, GrantError>> {
-        Box::pin(async move { self.authentication.refresh_grant(token).await.map(tokens).map_err(refused) })
+        Box::pin(async move {
+            self.authentication
+                .refresh_grant(token)
+                .await
+                .map(tokens)
+                .map_err(refused)
+        })
     }
 
     fn profile(&self, user: &str) -> Option<Profile> {
         let user = self.authentication.user(user)?;
-        Some(Profile { email: user.spec.email.clone(), locale: user.spec.lang.clone() })
+        Some(Profile {
+            email: user.spec.email.clone(),
+            locale: user.spec.lang.clone(),
+        })
     }
 
     fn revoke<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<(), String>> {
-        Box::pin(async move { self.authentication.revoke_user(user).await.map_err(|error| error.to_string()) })
+        Box::pin(async move {
+            self.authentication
+                .revoke_user(user)
+                .await
+                .map_err(|error| error.to_string())
+        })
     }
 }

@@ -18,7 +18,9 @@ pub struct Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -62,6 +64,10 @@ impl From<&Configuration> for Settings {
 impl Settings {
     /// Hosts are asked by callers; so is a cluster of its own. Anything else may stand behind a host.
     pub(crate) fn place(&self) -> Place {
-        if self.multicluster || self.cluster_role == "host" { Place::Host } else { Place::Member }
+        if self.multicluster || self.cluster_role == "host" {
+            Place::Host
+        } else {
+            Place::Member
+        }
     }
 }

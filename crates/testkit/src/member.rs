@@ -284,7 +284,10 @@ where
     if let Some(upgrade) = upgraded.recv().await {
         let upgrade: hyper::upgrade::OnUpgrade = upgrade;
         if let Ok(both) = upgrade.await {
-            let _: Result<(), Infallible> = Ok(echo(TokioIo::new(both)).await);
+            let _: Result<(), Infallible> = {
+                let _: () = echo(TokioIo::new(both)).await;
+                Ok(())
+            };
         }
     }
 }

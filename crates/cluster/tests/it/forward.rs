@@ -113,8 +113,7 @@ async fn h9_without_an_identity_nothing_is_sent() {
                 .expect("member")
                 .forward(get(), hop)
                 .await
-                .err()
-                .expect("refused");
+                .expect_err("refused");
             assert!(matches!(error, ForwardError::Identity { .. }), "{error}");
             assert_eq!(error.status(), StatusCode::UNAUTHORIZED);
         }
@@ -279,8 +278,7 @@ async fn r9_what_gets_no_answer_has_a_code_and_a_status() {
             .expect(name)
             .forward(get(), hop("/kapis/x/v1/y"))
             .await
-            .err()
-            .expect(name);
+            .expect_err(name);
         assert_eq!(
             (error.code(), error.status().as_u16()),
             (Some(code), status),
@@ -331,8 +329,7 @@ async fn s3_r15_redirects_name_the_cluster_or_are_refused() {
     let error = target
         .forward(get(), hop("/kapis/away"))
         .await
-        .err()
-        .expect("refused");
+        .expect_err("refused");
     assert_eq!(
         (error.status().as_u16(), error.code().is_some()),
         (502, true)

@@ -51,8 +51,7 @@ async fn s11_what_runs_reads_or_trusts_is_refused() {
                 .expect("a")
                 .forward(get(), hop("/x"))
                 .await
-                .err()
-                .expect("refused");
+                .expect_err("refused");
             assert!(matches!(error, ForwardError::Settings { .. }), "{error}");
         }
     }

@@ -79,7 +79,7 @@ async fn t6_nothing_of_a_deleted_cluster_survives() {
         let error = waiting.await.expect("task").expect("broken off");
         assert!(matches!(error, ForwardError::Proxy { .. }), "{error}");
         until("its connection is closed", || member.connections() == 0).await;
-        let error = old.forward(get(), hop("/x")).await.err().expect("dead");
+        let error = old.forward(get(), hop("/x")).await.expect_err("dead");
         assert!(matches!(error, ForwardError::Proxy { .. }), "{error}");
         assert_eq!(member.seen().len(), 1);
     }

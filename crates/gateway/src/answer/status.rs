@@ -23,7 +23,11 @@ impl Form {
     pub fn asked(headers: &HeaderMap, query: Option<&str>) -> Self {
         let accept = accepted(headers);
         if accept.trim().is_empty() {
-            return if pretty(headers, query) { Self::Pretty } else { Self::Json };
+            return if pretty(headers, query) {
+                Self::Pretty
+            } else {
+                Self::Json
+            };
         }
         for clause in accept.split(',') {
             let mut words = clause.split(';').map(str::trim);
@@ -32,7 +36,11 @@ impl Form {
                 "application/yaml" => return Self::Yaml,
                 "application/json" | "application/*" | "*/*" => {
                     let asked = words.any(|word| word == "pretty=1" || word == "pretty=true");
-                    return if asked || pretty(headers, query) { Self::Pretty } else { Self::Json };
+                    return if asked || pretty(headers, query) {
+                        Self::Pretty
+                    } else {
+                        Self::Json
+                    };
                 }
                 _ => {}
             }
@@ -48,8 +56,14 @@ fn pretty(headers: &HeaderMap, query: Option<&str>) -> bool {
             .map(|(_, value)| matches!(&*value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
     });
     asked.unwrap_or_else(|| {
-        let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
-        agent.is_some_and(|agent| ["curl", "Wget", "Mozilla/5.0"].iter().any(|name| agent.starts_with(name)))
+        let agent = headers
+            .get(header::USER_AGENT)
+            .and_then(|value| value.to_str().ok());
+        agent.is_some_and(|agent| {
+            ["curl", "Wget", "Mozilla/5.0"]
+                .iter()
+                .any(|name| agent.starts_with(name))
+        })
     })
 }
 
@@ -65,9 +79,14 @@ pub fn status(status: &Status, headers: &HeaderMap, query: Option<&str>) -> Resp
     };
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = respond(code, content_type, body);
-    let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    let seconds = status
+        .details
+        .as_ref()
+        .map_or(0, |details| details.retry_after_seconds);
     if seconds > 0 {
-        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
     }
     if code == StatusCode::FORBIDDEN {
         return nosniff(response);
@@ -139,9 +158,15 @@ fn yaml_entry(out: &mut String, value: &Value, depth: usize) {
             }
         }
         other => {
-            let line = out.len().saturating_sub(out.rfind('\n').map_or(0, |at| at.saturating_add(1)));
+            let line = out
+                .len()
+                .saturating_sub(out.rfind('\n').map_or(0, |at| at.saturating_add(1)));
             out.push(' ');
-            let folded = fold(&scalar(other), line.saturating_add(1), depth.saturating_add(1));
+            let folded = fold(
+                &scalar(other),
+                line.saturating_add(1),
+                depth.saturating_add(1),
+            );
             out.push_str(&folded);
             out.push('\n');
         }
@@ -154,7 +179,10 @@ fn fold(text: &str, mut column: usize, depth: usize) -> String {
     let mut chars = text.chars().peekable();
     let mut before = ' ';
     while let Some(c) = chars.next() {
-        let single = before != ' ' && chars.peek().is_some_and(|next| *next != ' ' && *next != '\'');
+        let single = before != ' '
+            && chars
+                .peek()
+                .is_some_and(|next| *next != ' ' && *next != '\'');
         if c == ' ' && column > 80 && single {
             out.push('\n');
             out.push_str(&"  ".repeat(depth));
@@ -220,7 +248,11 @@ mod tests {
             (Some("text/html"), "x", None, Form::Pretty),
             (Some("text/html, application/json"), "x", None, Form::Json),
         ] {
-            assert_eq!(asked(accept, agent, query), form, "{accept:?} {agent} {query:?}");
+            assert_eq!(
+                asked(accept, agent, query),
+                form,
+                "{accept:?} {agent} {query:?}"
+            );
         }
     }
 
@@ -235,6 +267,9 @@ mod tests {
             yaml(&status),
             "apiVersion: v1\ncode: 403\ndetails:\n  kind: pods\n  name: x\nkind: Status\nmessage: 'pods \"x\" is forbidden: User \"system:anonymous\" cannot get resource \"pods\"\n  in API group \"\" at the cluster scope'\nmetadata: {}\nreason: Forbidden\nstatus: Failure\n"
         );
-        assert!(yaml(&serde_json::json!({"message": "Unauthorized: incorrect password"})).starts_with("message: 'Unauthorized: incorrect password'\n"));
+        assert!(
+            yaml(&serde_json::json!({"message": "Unauthorized: incorrect password"}))
+                .starts_with("message: 'Unauthorized: incorrect password'\n")
+        );
     }
 }

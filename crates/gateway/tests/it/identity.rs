@@ -17,17 +17,31 @@ fn ready<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, T> {
 }
 
 impl Callers for Script {
-    fn authenticate<'a>(&'a self, authorization: Option<&'a HeaderValue>) -> BoxFuture<'a, Result<Caller, Rejection>> {
-        let reject = |text: &str, bearer| Err(Rejection { text: text.to_owned(), bearer });
+    fn authenticate<'a>(
+        &'a self,
+        authorization: Option<&'a HeaderValue>,
+    ) -> BoxFuture<'a, Result<Caller, Rejection>> {
+        let reject = |text: &str, bearer| {
+            Err(Rejection {
+                text: text.to_owned(),
+                bearer,
+            })
+        };
         let Some(value) = authorization else {
-            return ready(Ok(Caller { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], anonymous: true }));
+            return ready(Ok(Caller {
+                name: "system:anonymous".into(),
+                groups: vec!["system:unauthenticated".into()],
+                anonymous: true,
+            }));
         };
         let value = value.to_str().unwrap_or_default();
         ready(match value.strip_prefix("Bearer ") {
             Some("panic") => panic!("asked to"),
-            Some(name @ ("admin" | "weak")) => {
-                Ok(Caller { name: name.into(), groups: vec!["system:authenticated".into()], anonymous: false })
-            }
+            Some(name @ ("admin" | "weak")) => Ok(Caller {
+                name: name.into(),
+                groups: vec!["system:authenticated".into()],
+                anonymous: false,
+            }),
             Some("forged") => reject("signature is invalid", true),
             Some("") | None => reject("%!s(<nil>)", false),
             Some(_) => reject("token not found in cache", true),
@@ -35,27 +49,54 @@ impl Callers for Script {
     }
 
     fn authorize(&self, caller: &Caller, target: &Target) -> Result<(), String> {
-        if caller.name == "admin" || needs_no_role(&target.path) { Ok(()) } else { Err(String::new()) }
+        if caller.name == "admin" || needs_no_role(&target.path) {
+            Ok(())
+        } else {
+            Err(String::new())
+        }
     }
 
-    fn password<'a>(&'a self, user: &'a str, password: &'a str, _: Option<IpAddr>, _: Option<&'a str>) -> BoxFuture<'a, Result<Tokens, GrantError>> {
+    fn password<'a>(
+        &'a self,
+        user: &'a str,
+        password: &'a str,
+        _: Option<IpAddr>,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Tokens, GrantError>> {
         ready(match (user, password) {
             ("limited", _) => Err(GrantError::Limited("auth rate limit exceeded".into())),
-            ("admin", "P@88w0rd") => Ok(Tokens { access: "a".into(), refresh: "r".into(), expires_in: Some(7200) }),
-            ("endless", _) => Ok(Tokens { access: "a".into(), refresh: "r".into(), expires_in: None }),
+            ("admin", "P@88w0rd") => Ok(Tokens {
+                access: "a".into(),
+                refresh: "r".into(),
+                expires_in: Some(7200),
+            }),
+            ("endless", _) => Ok(Tokens {
+                access: "a".into(),
+                refresh: "r".into(),
+                expires_in: None,
+            }),
             _ => Err(GrantError::Invalid("incorrect password".into())),
         })
     }
 
     fn refresh<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Tokens, GrantError>> {
         ready(match token {
-            "r" => Ok(Tokens { access: "a2".into(), refresh: "r2".into(), expires_in: Some(7200) }),
-            _ => Err(GrantError::Invalid("token contains an invalid number of segments".into())),
+            "r" => Ok(Tokens {
+                access: "a2".into(),
+                refresh: "r2".into(),
+                expires_in: Some(7200),
+            }),
+            _ => Err(GrantError::Invalid(
+                "token contains an invalid number of segments".into(),
+            )),
         })
     }
 
     fn profile(&self, user: &str) -> Option<Profile> {
-        (user == "admin").then(|| Profile { email: "admin@kubesphere.io".into(), locale: String::new() })
+        (user == "admin").then(|| Profile {
+            email: "admin@kubesphere.io".into(),
+            locale: String::new(),
+        })
     }
 
     fn revoke<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<(), String>> {

@@ -1,5 +1,10 @@
 //! The gateway as a whole, on scripted surroundings.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what helpers of tests do is not seen as a test"
+)]
+
 mod answers;
 mod fleet;
 mod identity;

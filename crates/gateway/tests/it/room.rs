@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use axum::{Router, body::{Body, to_bytes}, extract::State};
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::State,
+};
 use http::{HeaderMap, Request, Response, StatusCode};
 use kah_cluster::Registry;
 use kah_gateway::{Audit, Client, Gateway, GatewayParts, KubeProxy, Record, Settings};
@@ -16,7 +20,6 @@ use crate::identity::Script;
 /// What a stand-in saw.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    pub method: String,
     pub target: String,
     pub headers: HeaderMap,
 }
@@ -31,10 +34,15 @@ pub struct Standin {
 impl Standin {
     pub async fn start(name: &'static str) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let standin = Self { address: format!("http://{}", listener.local_addr().unwrap()), ..Self::default() };
-        let app = Router::new().fallback(move |State(standin): State<Standin>, request: Request<Body>| async move {
-            standin.answer(name, request)
-        });
+        let standin = Self {
+            address: format!("http://{}", listener.local_addr().unwrap()),
+            ..Self::default()
+        };
+        let app = Router::new().fallback(
+            move |State(standin): State<Standin>, request: Request<Body>| async move {
+                standin.answer(name, request)
+            },
+        );
         let app = app.with_state(standin.clone());
         tokio::spawn(async move { axum::serve(listener, app).await });
         standin
@@ -42,28 +50,54 @@ impl Standin {
 
     fn answer(&self, name: &str, request: Request<Body>) -> Response<Body> {
         let target = request.uri().to_string();
-        self.seen.lock().unwrap().push(Seen { method: request.method().to_string(), target: target.clone(), headers: request.headers().clone() });
+        self.seen.lock().unwrap().push(Seen {
+            target: target.clone(),
+            headers: request.headers().clone(),
+        });
         let path = request.uri().path();
         if path.ends_with("/refuse") {
             let status = kah_api::status::Status::unauthorized("token not found in cache");
-            return Response::builder().status(401).header("content-type", "application/json").body(status.to_line().into()).unwrap();
+            return Response::builder()
+                .status(401)
+                .header("content-type", "application/json")
+                .body(status.to_line().into())
+                .unwrap();
         }
         if path.ends_with("/away") {
-            return Response::builder().status(302).header("location", "http://evil.example/").body(Body::empty()).unwrap();
+            return Response::builder()
+                .status(302)
+                .header("location", "http://evil.example/")
+                .body(Body::empty())
+                .unwrap();
         }
         if path.ends_with("/here") {
-            return Response::builder().status(301).header("location", "/kapis/version").body(Body::empty()).unwrap();
+            return Response::builder()
+                .status(301)
+                .header("location", "/kapis/version")
+                .body(Body::empty())
+                .unwrap();
         }
         let body = match path {
             "/version" => json!({"major": "1", "minor": "36"}),
-            "/kapis/version" => json!({"gitVersion": "v3.4.1", "kubernetes": {"major": "1", "minor": "35"}}),
+            "/kapis/version" => {
+                json!({"gitVersion": "v3.4.1", "kubernetes": {"major": "1", "minor": "35"}})
+            }
             _ => json!({"from": name, "target": target}),
         };
-        Response::builder().header("content-type", "application/json").header("set-cookie", "a=b").body(body.to_string().into()).unwrap()
+        Response::builder()
+            .header("content-type", "application/json")
+            .header("set-cookie", "a=b")
+            .body(body.to_string().into())
+            .unwrap()
     }
 
     pub fn last(&self) -> Seen {
-        self.seen.lock().unwrap().last().cloned().expect("a request")
+        self.seen
+            .lock()
+            .unwrap()
+            .last()
+            .cloned()
+            .expect("a request")
     }
 
     pub fn count(&self) -> usize {
@@ -92,7 +126,11 @@ pub fn settings(multicluster: bool) -> Settings {
     Settings {
         multicluster,
         cluster_role: if multicluster { "host" } else { "member" }.into(),
-        clients: vec![Client { name: "kubesphere".into(), secret: "kubesphere".into(), redirect_uris: vec!["*".into(), "http://console/".into()] }],
+        clients: vec![Client {
+            name: "kubesphere".into(),
+            secret: "kubesphere".into(),
+            redirect_uris: vec!["*".into(), "http://console/".into()],
+        }],
         oauth: json!({"issuer": "kubesphere", "accessTokenMaxAge": 7_200_000_000_000_u64}),
         configz: json!({"multicluster": multicluster}),
         gpu_kinds: json!([]),
@@ -121,9 +159,14 @@ impl Room {
         let mut host = meta("host");
         host["metadata"]["labels"] = json!({"cluster-role.kubesphere.io/host": ""});
         objects.push(cluster(host));
-        for (name, endpoint, ready) in [("m1", member.address.as_str(), "True"), ("sick", member.address.as_str(), "False"), ("dead", "http://127.0.0.1:1", "True")] {
+        for (name, endpoint, ready) in [
+            ("m1", member.address.as_str(), "True"),
+            ("sick", member.address.as_str(), "False"),
+            ("dead", "http://127.0.0.1:1", "True"),
+        ] {
             let mut object = meta(name);
-            object["spec"] = json!({"connection": {"type": "direct", "kubesphereAPIEndpoint": endpoint}});
+            object["spec"] =
+                json!({"connection": {"type": "direct", "kubesphereAPIEndpoint": endpoint}});
             object["status"] = json!({"conditions": [{"type": "Ready", "status": ready, "reason": "R", "message": "sick it is"}]});
             objects.push(cluster(object));
         }
@@ -139,11 +182,23 @@ impl Room {
             kube: kube_proxy,
             audit: records.clone(),
         });
-        Self { gateway, kube, member, callers, records }
+        Self {
+            gateway,
+            kube,
+            member,
+            callers,
+            records,
+        }
     }
 
     /// Asks with these headers; gives status, headers and body.
-    pub async fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub async fn ask(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
         let mut request = Request::builder().method(method).uri(target);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -151,15 +206,26 @@ impl Room {
         if !body.is_empty() {
             request = request.header("content-length", body.len());
         }
-        let response = self.gateway.serve(request.body(Body::from(body.to_owned())).unwrap()).await;
+        let response = self
+            .gateway
+            .serve(request.body(Body::from(body.to_owned())).unwrap())
+            .await;
         let (parts, body) = response.into_parts();
         let body = to_bytes(body, 1 << 20).await.unwrap();
-        Answer { status: parts.status, headers: parts.headers, body: String::from_utf8(body.to_vec()).unwrap() }
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
     }
 
     pub async fn get(&self, target: &str, token: &str) -> Answer {
         let value = format!("Bearer {token}");
-        let headers: &[(&str, &str)] = if token.is_empty() { &[] } else { &[("authorization", value.as_str())] };
+        let headers: &[(&str, &str)] = if token.is_empty() {
+            &[]
+        } else {
+            &[("authorization", value.as_str())]
+        };
         self.ask("GET", target, headers, "").await
     }
 }
@@ -173,7 +239,10 @@ pub struct Answer {
 
 impl Answer {
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().unwrap())
+            .unwrap_or_default()
     }
 
     pub fn json(&self) -> Value {

@@ -10,9 +10,21 @@ const EXPECTED: &[(&str, u16, u16)] = &[
     ("/healthz/ping", 403, 403),
     ("/kapis/version", 200, 200),
     ("/version", 403, 403),
-    ("/kapis/config.kubesphere.io/v1alpha2/configs/oauth", 200, 200),
-    ("/kapis/config.kubesphere.io/v1alpha2/configs/configz", 200, 200),
-    ("/kapis/config.kubesphere.io/v1alpha2/configs/gpu/kinds", 200, 200),
+    (
+        "/kapis/config.kubesphere.io/v1alpha2/configs/oauth",
+        200,
+        200,
+    ),
+    (
+        "/kapis/config.kubesphere.io/v1alpha2/configs/configz",
+        200,
+        200,
+    ),
+    (
+        "/kapis/config.kubesphere.io/v1alpha2/configs/gpu/kinds",
+        200,
+        200,
+    ),
     ("/oauth/token", 401, 401),
     ("/oauth/userinfo", 401, 500),
     ("/oauth/logout", 200, 200),
@@ -21,18 +33,35 @@ const EXPECTED: &[(&str, u16, u16)] = &[
 #[tokio::test]
 async fn every_route_is_tried_as_nobody_and_as_the_weakest() {
     for host in [true, false] {
-        let room = if host { Room::host().await } else { Room::member().await };
+        let room = if host {
+            Room::host().await
+        } else {
+            Room::member().await
+        };
         for route in ROUTES {
-            let (_, nobody, weakest) = EXPECTED.iter().find(|row| row.0 == route.path).unwrap_or_else(|| panic!("{} is on no list", route.path));
-            for (token, code) in [(None, nobody), (Some(("authorization", "Bearer weak")), weakest)] {
+            let (_, nobody, weakest) = EXPECTED
+                .iter()
+                .find(|row| row.0 == route.path)
+                .unwrap_or_else(|| panic!("{} is on no list", route.path));
+            for (token, code) in [
+                (None, nobody),
+                (Some(("authorization", "Bearer weak")), weakest),
+            ] {
                 let mut headers: Vec<_> = token.into_iter().collect();
                 if route.form {
                     headers.push(("content-type", "application/x-www-form-urlencoded"));
                 }
                 let body = if route.form { "a=b" } else { "" };
-                let answer = room.ask(route.method.unwrap_or("GET"), route.path, &headers, body).await;
+                let answer = room
+                    .ask(route.method.unwrap_or("GET"), route.path, &headers, body)
+                    .await;
                 assert_eq!(answer.status.as_u16(), *code, "{} {token:?}", route.path);
-                assert_eq!(kah_gateway::needs_no_role(route.path), route.open, "{}", route.path);
+                assert_eq!(
+                    kah_gateway::needs_no_role(route.path),
+                    route.open,
+                    "{}",
+                    route.path
+                );
             }
         }
         assert_eq!(EXPECTED.len(), ROUTES.len());
@@ -43,7 +72,11 @@ async fn every_route_is_tried_as_nobody_and_as_the_weakest() {
 #[tokio::test]
 async fn s14_unrouted_paths_fall_through_to_nothing() {
     let room = Room::host().await;
-    for path in ["/kapis/iam.kubesphere.io/v1alpha2/users", "/kapis/resources.kubesphere.io/v1alpha3/users", "/kapis/apps/v1/deployments"] {
+    for path in [
+        "/kapis/iam.kubesphere.io/v1alpha2/users",
+        "/kapis/resources.kubesphere.io/v1alpha3/users",
+        "/kapis/apps/v1/deployments",
+    ] {
         assert_eq!(room.get(path, "weak").await.status, 403, "{path}");
         assert_eq!(room.get(path, "admin").await.status, 404, "{path}");
     }
@@ -67,23 +100,59 @@ async fn s18_every_request_leaves_one_record() {
         assert_eq!(records.len(), 1, "{target}");
         assert!(records[0].code == code || code == 500, "{records:?}");
     }
-    let pods = room.get("/clusters/m1/api/v1/namespaces/a/pods/b/log", "weak").await;
+    let pods = room
+        .get("/clusters/m1/api/v1/namespaces/a/pods/b/log", "weak")
+        .await;
     assert_eq!(pods.status, 200);
     let last = room.records.0.lock().unwrap().last().cloned().unwrap();
-    assert_eq!((last.user.as_str(), last.verb.as_str(), last.cluster.as_str()), ("weak", "get", "m1"));
-    assert_eq!((last.object.resource.as_str(), last.object.name.as_str(), last.object.subresource.as_str()), ("pods", "b", "log"));
+    assert_eq!(
+        (
+            last.user.as_str(),
+            last.verb.as_str(),
+            last.cluster.as_str()
+        ),
+        ("weak", "get", "m1")
+    );
+    assert_eq!(
+        (
+            last.object.resource.as_str(),
+            last.object.name.as_str(),
+            last.object.subresource.as_str()
+        ),
+        ("pods", "b", "log")
+    );
     // R1: caught and counted; the next request is served.
-    assert_eq!(room.gateway.counters().panics.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(
+        room.gateway
+            .counters()
+            .panics
+            .load(std::sync::atomic::Ordering::Relaxed),
+        1
+    );
 }
 
 #[tokio::test]
 async fn request_ids_are_made_honoured_and_only_echoed() {
     let room = Room::host().await;
     let admin = ("authorization", "Bearer admin");
-    let answer = room.ask("GET", "/api/v1/pods", &[admin, ("x-request-id", "abc-1")], "").await;
+    let answer = room
+        .ask(
+            "GET",
+            "/api/v1/pods",
+            &[admin, ("x-request-id", "abc-1")],
+            "",
+        )
+        .await;
     assert_eq!(answer.header("x-request-id"), "abc-1");
     assert_eq!(room.kube.last().headers["x-request-id"], "abc-1");
-    let answer = room.ask("GET", "/api/v1/pods", &[admin, ("x-request-id", "a b\u{e9}")], "").await;
+    let answer = room
+        .ask(
+            "GET",
+            "/api/v1/pods",
+            &[admin, ("x-request-id", "a b\u{e9}")],
+            "",
+        )
+        .await;
     assert_eq!(answer.header("x-request-id"), "");
     assert_eq!(room.kube.last().headers["x-request-id"].len(), 36);
 }

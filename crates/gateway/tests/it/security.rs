@@ -3,13 +3,24 @@
 use crate::room::Room;
 
 const ADMIN: (&str, &str) = ("authorization", "Bearer admin");
-const TARGETS: [&str; 4] = ["/api/v1/pods", "/clusters/m1/api/v1/pods", "/kapis/clusters/m1/a.io/v1/x", "/kapis/version"];
+const TARGETS: [&str; 4] = [
+    "/api/v1/pods",
+    "/clusters/m1/api/v1/pods",
+    "/kapis/clusters/m1/a.io/v1/x",
+    "/kapis/version",
+];
 
 #[tokio::test]
 async fn h1_h2_h3_impersonation_is_refused() {
     let room = Room::host().await;
     for target in TARGETS {
-        for name in ["Impersonate-User", "IMPERSONATE-GROUP", "impersonate-uid", "Impersonate-Extra-Scopes", "Impersonate-Anything"] {
+        for name in [
+            "Impersonate-User",
+            "IMPERSONATE-GROUP",
+            "impersonate-uid",
+            "Impersonate-Extra-Scopes",
+            "Impersonate-Anything",
+        ] {
             for value in ["system:masters", ""] {
                 let answer = room.ask("GET", target, &[ADMIN, (name, value)], "").await;
                 assert_eq!(answer.status, 403, "{name} {target}");
@@ -23,19 +34,47 @@ async fn h1_h2_h3_impersonation_is_refused() {
 async fn h4_h5_h6_made_up_identities_do_not_travel() {
     let room = Room::host().await;
     let headers = [
-        ADMIN, ("x-remote-user", "root"), ("x-remote-group", "system:masters"), ("x-remote-extra-a", "b"), ("x-forwarded-user", "root"),
-        ("x-webauth-user", "root"), ("forwarded", "for=1.1.1.1"), ("cookie", "token=x"), ("te", "trailers, authorization"),
-        ("connection", "Authorization, X-KubeSphere-Authorization, X-Request-Id"), ("proxy-authorization", "Basic eDp5"),
+        ADMIN,
+        ("x-remote-user", "root"),
+        ("x-remote-group", "system:masters"),
+        ("x-remote-extra-a", "b"),
+        ("x-forwarded-user", "root"),
+        ("x-webauth-user", "root"),
+        ("forwarded", "for=1.1.1.1"),
+        ("cookie", "token=x"),
+        ("te", "trailers, authorization"),
+        (
+            "connection",
+            "Authorization, X-KubeSphere-Authorization, X-Request-Id",
+        ),
+        ("proxy-authorization", "Basic eDp5"),
     ];
     for target in ["/api/v1/pods", "/clusters/m1/api/v1/pods"] {
-        assert_eq!(room.ask("GET", target, &headers, "").await.status, 200, "{target}");
+        assert_eq!(
+            room.ask("GET", target, &headers, "").await.status,
+            200,
+            "{target}"
+        );
     }
-    for (seen, identity) in [(room.kube.last(), "Bearer server-account"), (room.member.last(), "Bearer admin")] {
+    for (seen, identity) in [
+        (room.kube.last(), "Bearer server-account"),
+        (room.member.last(), "Bearer admin"),
+    ] {
         let authorization: Vec<_> = seen.headers.get_all("authorization").iter().collect();
         assert_eq!(authorization, [identity]);
         for name in seen.headers.keys() {
             let name = name.as_str();
-            assert!(["authorization", "host", "x-request-id", "content-length", "x-forwarded-for"].contains(&name), "{name}");
+            assert!(
+                [
+                    "authorization",
+                    "host",
+                    "x-request-id",
+                    "content-length",
+                    "x-forwarded-for"
+                ]
+                .contains(&name),
+                "{name}"
+            );
         }
     }
 }
@@ -44,46 +83,113 @@ async fn h4_h5_h6_made_up_identities_do_not_travel() {
 async fn h14_our_hop_headers_are_dropped_at_the_edge() {
     let room = Room::host().await;
     let via = "/api/v1/namespaces/kubesphere-system/services/:ks-apiserver:/proxy/api/v1/pods";
-    let headers = [("x-kubesphere-authorization", "Bearer admin"), ("x-kubesphere-rawquery", "watch=1"), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-uri", via)];
-    assert_eq!(room.ask("GET", "/api/v1/pods", &headers, "").await.status, 403);
-    assert_eq!(room.ask("GET", "/clusters/m1/api/v1/pods", &headers, "").await.status, 401);
+    let headers = [
+        ("x-kubesphere-authorization", "Bearer admin"),
+        ("x-kubesphere-rawquery", "watch=1"),
+        ("x-forwarded-for", "1.1.1.1"),
+        ("x-forwarded-uri", via),
+    ];
+    assert_eq!(
+        room.ask("GET", "/api/v1/pods", &headers, "").await.status,
+        403
+    );
+    assert_eq!(
+        room.ask("GET", "/clusters/m1/api/v1/pods", &headers, "")
+            .await
+            .status,
+        401
+    );
     assert_eq!((room.kube.count(), room.member.count()), (0, 0));
     let mut own = headers.to_vec();
     own.push(("authorization", "Bearer weak"));
-    assert_eq!(room.ask("GET", "/clusters/m1/api/v1/pods?dryrun=All", &own, "").await.status, 200);
+    assert_eq!(
+        room.ask("GET", "/clusters/m1/api/v1/pods?dryrun=All", &own, "")
+            .await
+            .status,
+        200
+    );
     let seen = room.member.last();
-    assert_eq!((seen.target.as_str(), seen.headers["authorization"].to_str().unwrap()), ("/api/v1/pods", "Bearer weak"));
-    assert!(!seen.headers.contains_key("x-kubesphere-authorization") && !seen.headers.contains_key("x-kubesphere-rawquery"));
+    assert_eq!(
+        (
+            seen.target.as_str(),
+            seen.headers["authorization"].to_str().unwrap()
+        ),
+        ("/api/v1/pods", "Bearer weak")
+    );
+    assert!(
+        !seen.headers.contains_key("x-kubesphere-authorization")
+            && !seen.headers.contains_key("x-kubesphere-rawquery")
+    );
 
     // A member reads them on the route from the host, and only there.
     let member = Room::member().await;
-    assert_eq!(member.ask("GET", "/api/v1/pods", &headers, "").await.status, 200);
+    assert_eq!(
+        member.ask("GET", "/api/v1/pods", &headers, "").await.status,
+        200
+    );
     assert_eq!(member.kube.last().target, "/api/v1/pods?watch=1");
-    assert_eq!(member.ask("GET", "/api/v1/pods", &headers[..2], "").await.status, 403);
-    assert_eq!(member.ask("GET", "/api/v1/pods", &headers[..3], "").await.status, 403);
+    assert_eq!(
+        member
+            .ask("GET", "/api/v1/pods", &headers[..2], "")
+            .await
+            .status,
+        403
+    );
+    assert_eq!(
+        member
+            .ask("GET", "/api/v1/pods", &headers[..3], "")
+            .await
+            .status,
+        403
+    );
 }
 
 #[tokio::test]
 async fn p1_p2_paths_that_could_mean_two_things() {
     let room = Room::host().await;
     for path in [
-        "/api/v1/namespaces/../nodes", "/api/v1/namespaces/%2e%2e/nodes", "/api/v1/namespaces/.%2E/nodes", "/api/v1/./nodes", "/api/v1//nodes",
-        "//api/v1/nodes", "/clusters/../api/v1/nodes", "/clusters/%2e%2e/api/v1/nodes", "/clusters/m1%2fapi/api/v1/nodes", "/clusters//api/v1/nodes",
-        "/clusters/m1/clusters/host/api/v1/nodes", "/api/clusters/m1/clusters/host/v1/nodes", "/clusters/m1/api/clusters/host/v1/nodes",
-        "/clusters/m1/api/v1/%00", "/api/v1/namespaces/a%5cb/pods", "/api/v1/namespaces/%c0%ae/pods", "/clusters/m1/../host/api", "/api/v1/namespaces/a%252f..%252fb/../x",
+        "/api/v1/namespaces/../nodes",
+        "/api/v1/namespaces/%2e%2e/nodes",
+        "/api/v1/namespaces/.%2E/nodes",
+        "/api/v1/./nodes",
+        "/api/v1//nodes",
+        "//api/v1/nodes",
+        "/clusters/../api/v1/nodes",
+        "/clusters/%2e%2e/api/v1/nodes",
+        "/clusters/m1%2fapi/api/v1/nodes",
+        "/clusters//api/v1/nodes",
+        "/clusters/m1/clusters/host/api/v1/nodes",
+        "/api/clusters/m1/clusters/host/v1/nodes",
+        "/clusters/m1/api/clusters/host/v1/nodes",
+        "/clusters/m1/api/v1/%00",
+        "/api/v1/namespaces/a%5cb/pods",
+        "/api/v1/namespaces/%c0%ae/pods",
+        "/clusters/m1/../host/api",
+        "/api/v1/namespaces/a%252f..%252fb/../x",
     ] {
         for token in ["admin", ""] {
             let answer = room.get(path, token).await;
             let code = answer.status.as_u16();
-            assert!(matches!(code, 400 | 401 | 403 | 404), "{path} {token}: {answer:?}");
-            assert!(token.is_empty() || code == 400 || code == 404, "{path}: {answer:?}");
+            assert!(
+                matches!(code, 400 | 401 | 403 | 404),
+                "{path} {token}: {answer:?}"
+            );
+            assert!(
+                token.is_empty() || code == 400 || code == 404,
+                "{path}: {answer:?}"
+            );
         }
     }
     assert_eq!((room.kube.count(), room.member.count()), (0, 0));
     // A crash in the original.
     assert_eq!(room.get("/api/clusters/m1/v1", "weak").await.status, 200);
     assert_eq!(room.member.last().target, "/api/v1");
-    assert_eq!(room.get("/clusters/nowhere/api/v1/nodes", "admin").await.status, 400);
+    assert_eq!(
+        room.get("/clusters/nowhere/api/v1/nodes", "admin")
+            .await
+            .status,
+        400
+    );
 }
 
 #[tokio::test]
@@ -98,20 +204,60 @@ async fn p5_watches_are_classified_as_kubernetes_does() {
     ] {
         let answer = room.get(target, "weak").await;
         assert_eq!(answer.status, 403);
-        assert!(answer.body.contains(&format!("cannot {verb} resource \\\"pods\\\"")), "{target}: {}", answer.body);
+        assert!(
+            answer
+                .body
+                .contains(&format!("cannot {verb} resource \\\"pods\\\"")),
+            "{target}: {}",
+            answer.body
+        );
     }
 }
 
 #[tokio::test]
 async fn p6_methods_and_targets_of_other_kinds() {
     let room = Room::host().await;
-    assert_eq!(room.ask("GET", "/api/v1/pods", &[("authorization", "Bearer weak"), ("x-http-method-override", "DELETE")], "").await.status, 403);
-    assert_eq!(room.ask("TRACE", "/api/v1/pods", &[ADMIN], "").await.status, 400);
-    let absolute = room.ask("GET", "http://elsewhere.example/api/v1/pods", &[ADMIN, ("host", "elsewhere.example")], "").await;
+    assert_eq!(
+        room.ask(
+            "GET",
+            "/api/v1/pods",
+            &[
+                ("authorization", "Bearer weak"),
+                ("x-http-method-override", "DELETE")
+            ],
+            ""
+        )
+        .await
+        .status,
+        403
+    );
+    assert_eq!(
+        room.ask("TRACE", "/api/v1/pods", &[ADMIN], "").await.status,
+        400
+    );
+    let absolute = room
+        .ask(
+            "GET",
+            "http://elsewhere.example/api/v1/pods",
+            &[ADMIN, ("host", "elsewhere.example")],
+            "",
+        )
+        .await;
     assert_eq!(absolute.status, 200);
-    assert_eq!(format!("http://{}", room.kube.last().headers["host"].to_str().unwrap()), room.kube.address);
+    assert_eq!(
+        format!(
+            "http://{}",
+            room.kube.last().headers["host"].to_str().unwrap()
+        ),
+        room.kube.address
+    );
     let count = room.kube.count();
-    assert_eq!(room.ask("CONNECT", "elsewhere.example:443", &[ADMIN], "").await.status, 400);
+    assert_eq!(
+        room.ask("CONNECT", "elsewhere.example:443", &[ADMIN], "")
+            .await
+            .status,
+        400
+    );
     assert_eq!(room.kube.count(), count);
 }
 
@@ -120,10 +266,22 @@ async fn p9_dry_run_and_field_validation_arrive_unchanged() {
     let room = Room::host().await;
     let query = "dryRun=All&fieldValidation=Strict&fieldManager=x";
     for prefix in ["", "/clusters/m1"] {
-        room.ask("POST", &format!("{prefix}/api/v1/namespaces?{query}"), &[ADMIN], "{}").await;
+        room.ask(
+            "POST",
+            &format!("{prefix}/api/v1/namespaces?{query}"),
+            &[ADMIN],
+            "{}",
+        )
+        .await;
     }
-    assert_eq!(room.kube.last().target, format!("/api/v1/namespaces?{query}"));
-    assert_eq!(room.member.last().target, format!("/api/v1/namespaces?{query}"));
+    assert_eq!(
+        room.kube.last().target,
+        format!("/api/v1/namespaces?{query}")
+    );
+    assert_eq!(
+        room.member.last().target,
+        format!("/api/v1/namespaces?{query}")
+    );
 }
 
 #[tokio::test]
@@ -131,9 +289,19 @@ async fn j4_authorizations_that_say_nothing_or_two_things() {
     let room = Room::host().await;
     let two = [ADMIN, ("authorization", "Bearer weak")];
     let long = format!("Bearer {}", "a".repeat(1 << 20));
-    for headers in [&two[..], &[("authorization", "Bearer ")], &[("authorization", "Bearer")], &[("authorization", long.as_str())], &[("authorization", "Foo bar")]] {
+    for headers in [
+        &two[..],
+        &[("authorization", "Bearer ")],
+        &[("authorization", "Bearer")],
+        &[("authorization", long.as_str())],
+        &[("authorization", "Foo bar")],
+    ] {
         for target in TARGETS {
-            assert_eq!(room.ask("GET", target, headers, "").await.status, 401, "{target}");
+            assert_eq!(
+                room.ask("GET", target, headers, "").await.status,
+                401,
+                "{target}"
+            );
         }
     }
     assert_eq!((room.kube.count(), room.member.count()), (0, 0));

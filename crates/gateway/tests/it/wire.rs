@@ -25,9 +25,24 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let limits = ServerLimits { head_within: Duration::from_millis(300), drain: Duration::from_millis(300), ..ServerLimits::default() };
-        let serving = tokio::spawn(serve(listener, None, room.gateway.clone(), limits, stop.clone()));
-        Self { room, address, stop, serving }
+        let limits = ServerLimits {
+            head_within: Duration::from_millis(300),
+            drain: Duration::from_millis(300),
+            ..ServerLimits::default()
+        };
+        let serving = tokio::spawn(serve(
+            listener,
+            None,
+            room.gateway.clone(),
+            limits,
+            stop.clone(),
+        ));
+        Self {
+            room,
+            address,
+            stop,
+            serving,
+        }
     }
 
     /// Sends bytes and reads until the other side closes.
@@ -38,7 +53,9 @@ impl Wire {
         let _ = write.write_all(bytes.as_bytes()).await;
         let mut answer = Vec::new();
         let mut chunk = [0; 4096];
-        while let Ok(Ok(n @ 1..)) = tokio::time::timeout(Duration::from_secs(5), read.read(&mut chunk)).await {
+        while let Ok(Ok(n @ 1..)) =
+            tokio::time::timeout(Duration::from_secs(5), read.read(&mut chunk)).await
+        {
             answer.extend_from_slice(&chunk[..n]);
         }
         String::from_utf8_lossy(&answer).into_owned()
@@ -52,9 +69,14 @@ async fn the_401_on_the_wire() {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let mut lines = head.lines();
     assert_eq!(lines.next(), Some("HTTP/1.1 401 Unauthorized"));
-    let mut names: Vec<_> = lines.map(|line| line.split(':').next().unwrap().to_ascii_lowercase()).collect();
+    let mut names: Vec<_> = lines
+        .map(|line| line.split(':').next().unwrap().to_ascii_lowercase())
+        .collect();
     names.sort();
-    assert_eq!(names, ["connection", "content-length", "content-type", "date"]);
+    assert_eq!(
+        names,
+        ["connection", "content-length", "content-type", "date"]
+    );
     assert!(body.ends_with("\"code\":401}\n"), "{body}");
 }
 
@@ -62,11 +84,27 @@ async fn the_401_on_the_wire() {
 async fn j4_an_oversized_head_is_refused_in_bounded_time() {
     let wire = Wire::start().await;
     let token = "a".repeat(1 << 20);
-    let answer = wire.say(&format!("GET /healthz HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n")).await;
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let answer = wire
+        .say(&format!(
+            "GET /healthz HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n"
+        ))
+        .await;
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
+        "{answer}"
+    );
     // Half a head is not waited for.
-    assert!(!wire.say("GET /healthz HTTP/1.1\r\nhost: x\r\nauthor").await.contains("200 OK"));
-    assert!(wire.say("GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ends_with("ok"));
+    assert!(
+        !wire
+            .say("GET /healthz HTTP/1.1\r\nhost: x\r\nauthor")
+            .await
+            .contains("200 OK")
+    );
+    assert!(
+        wire.say("GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await
+            .ends_with("ok")
+    );
 }
 
 #[tokio::test]
@@ -83,14 +121,20 @@ async fn w8_requests_do_not_hide_in_others() {
         "bad\u{1}name: x\r\n",
     ] {
         let answer = wire.say(&format!("POST /clusters/m1/api/v1/pods HTTP/1.1\r\nhost: x\r\nauthorization: Bearer weak\r\n{head}\r\n0\r\n\r\n{hidden}")).await;
-        assert!(answer.starts_with("HTTP/1.1 400") || answer.is_empty(), "{head:?}: {answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 400") || answer.is_empty(),
+            "{head:?}: {answer}"
+        );
     }
     // Both: the length goes, the chunks decide, and what follows is a request of its own to everybody.
     let both = "POST /clusters/m1/api/v1/pods HTTP/1.1\r\nhost: x\r\nauthorization: Bearer weak\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n0\r\n\r\n";
     wire.say(both).await;
     for seen in wire.room.member.seen.lock().unwrap().iter() {
         assert_eq!(seen.target, "/api/v1/pods");
-        assert!(!(seen.headers.contains_key("content-length") && seen.headers.contains_key("transfer-encoding")));
+        assert!(
+            !(seen.headers.contains_key("content-length")
+                && seen.headers.contains_key("transfer-encoding"))
+        );
     }
     assert_eq!(wire.room.kube.count(), 0);
 }
@@ -110,10 +154,16 @@ async fn w2_a_refused_upgrade_leaves_no_connection() {
 async fn the_end_is_graceful_and_bounded() {
     let wire = Wire::start().await;
     let mut idle = TcpStream::connect(wire.address).await.unwrap();
-    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.unwrap();
     wire.stop.cancel();
-    tokio::time::timeout(Duration::from_secs(5), wire.serving).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(5), wire.serving)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     assert!(TcpStream::connect(wire.address).await.is_err());
 }

@@ -16,8 +16,7 @@ async fn kind(settings: UpstreamSettings) -> Kind {
     let upstream = Upstream::new(settings).expect("upstream");
     let error = soon(upstream.send(get("/x"), to("/x")))
         .await
-        .err()
-        .expect("no answer");
+        .expect_err("no answer");
     let open = upstream.open();
     assert_eq!(open.requests, 0, "{error:?}");
     assert!(
@@ -61,8 +60,7 @@ async fn each_fault_has_its_kind() {
     forward.answer_within = Some(Some(Duration::from_millis(50)));
     let error = soon(upstream(&member.url()).send(get("/stall"), forward))
         .await
-        .err()
-        .expect("no answer");
+        .expect_err("no answer");
     assert_eq!(error.kind(), Kind::Timeout);
 }
 
@@ -120,7 +118,10 @@ async fn each_fault_of_tls_has_its_kind() {
         key: pair.key.into(),
     });
     // The alert may be lost when the server closes with unread bytes of ours.
-    assert!(matches!(kind(stranger).await, Kind::CertificateRefused | Kind::Reset));
+    assert!(matches!(
+        kind(stranger).await,
+        Kind::CertificateRefused | Kind::Reset
+    ));
 
     let mut careless = settings(&expired.url());
     careless.tls = TlsSettings {

@@ -140,8 +140,7 @@ async fn closing_an_upstream_breaks_its_answers_off() {
     .await;
     let error = soon(upstream.send(get("/x"), to("/x")))
         .await
-        .err()
-        .expect("closed");
+        .expect_err("closed");
     assert_eq!(error.kind(), Kind::Closed);
 }
 
@@ -284,8 +283,7 @@ async fn a_restarted_upstream_is_found_again() {
     member.kill().await;
     let error = soon(upstream.send(get("/x"), to("/x")))
         .await
-        .err()
-        .expect("gone");
+        .expect_err("gone");
     assert_eq!(error.kind(), Kind::Unreachable);
     // The same port again, by a plain listener.
     let listener = tokio::net::TcpListener::bind(address)

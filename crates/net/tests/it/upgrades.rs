@@ -216,7 +216,6 @@ async fn an_upgrade_that_cannot_be_made_is_not_sent() {
         .insert("upgrade", "websocket".parse().expect("value"));
     let error = soon(upstream(&member.url()).send(request, to("/exec")))
         .await
-        .err()
-        .expect("refused");
+        .expect_err("refused");
     assert_eq!((error.kind(), member.opened()), (Kind::Request, 0));
 }
