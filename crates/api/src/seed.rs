@@ -9,6 +9,8 @@ pub const NAMESPACE: &str = "kubesphere-system";
 pub const SERVER: &str = "ks-apiserver";
 /// Name of the ConfigMap that holds `kubesphere.yaml`.
 pub const CONFIG: &str = "kubesphere-config";
+/// Name of the Secret with the certificate of ks-apiserver, and of the ConfigMap with the authority that signed it.
+pub const CERTIFICATE: &str = "ks-apiserver-certificate";
 /// The Service account of ks-apiserver.
 pub const ACCOUNT: &str = "kubesphere";
 
@@ -62,6 +64,25 @@ pub fn objects(seed: &Seed<'_>) -> Vec<Value> {
         deployment(seed.image),
     ]);
     objects
+}
+
+/// The certificate that ks-apiserver shows, and for its clients the authority behind it. All PEM.
+pub fn certificate(chain: &str, key: &str, authority: &str) -> [Value; 2] {
+    [
+        json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": "kubernetes.io/tls",
+            "metadata": {"name": CERTIFICATE, "namespace": NAMESPACE},
+            "stringData": {"tls.crt": chain, "tls.key": key},
+        }),
+        json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": CERTIFICATE, "namespace": NAMESPACE},
+            "data": {"ca.crt": authority},
+        }),
+    ]
 }
 
 fn namespace(name: &str) -> Value {
@@ -190,14 +211,24 @@ fn deployment(image: &str) -> Value {
                     "containers": [{
                         "name": SERVER,
                         "image": image,
-                        "args": ["apiserver", "--bind-address", "$(POD_IP)", "--insecure-port", "9090"],
+                        "args": [
+                            "apiserver", "--bind-address", "$(POD_IP)", "--insecure-port", "9090",
+                            "--tls-cert-file", "/etc/kubesphere-certificate/tls.crt",
+                            "--tls-private-key", "/etc/kubesphere-certificate/tls.key",
+                        ],
                         "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
                         "ports": [{"containerPort": 9090, "protocol": "TCP"}],
                         "readinessProbe": probe,
                         "livenessProbe": liveness,
-                        "volumeMounts": [{"name": CONFIG, "mountPath": "/etc/kubesphere"}],
+                        "volumeMounts": [
+                            {"name": CONFIG, "mountPath": "/etc/kubesphere"},
+                            {"name": CERTIFICATE, "mountPath": "/etc/kubesphere-certificate", "readOnly": true},
+                        ],
                     }],
-                    "volumes": [{"name": CONFIG, "configMap": {"name": CONFIG}}],
+                    "volumes": [
+                        {"name": CONFIG, "configMap": {"name": CONFIG}},
+                        {"name": CERTIFICATE, "secret": {"secretName": CERTIFICATE, "optional": true}},
+                    ],
                 },
             },
         },

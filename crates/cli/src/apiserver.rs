@@ -13,8 +13,8 @@ use clap::Args;
 use kah_api::config::{ConfigError, Configuration};
 use kah_cluster::Registry;
 use kah_gateway::{
-    AuditLog, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits, Sessions,
-    Settings,
+    AuditLog, Encryption, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits,
+    Sessions, Settings,
 };
 use kah_iam::{
     Authentication, GlobalRoles,
@@ -44,7 +44,7 @@ pub struct Arguments {
     /// The address to listen on
     #[arg(long, default_value = "0.0.0.0")]
     pub bind_address: IpAddr,
-    /// The port for plain HTTP; 0 turns it off
+    /// The port for plain HTTP, and for TLS too where a certificate is given; 0 turns it off
     #[arg(long, default_value_t = 9090)]
     pub insecure_port: u16,
     /// The port for HTTPS; when set, it replaces the plain one
@@ -104,7 +104,7 @@ async fn serve(
         .with_context(|| format!("Failed to load configuration from disk: {}", path.display()))?;
     let configuration = configuration(&text)
         .with_context(|| format!("Failed to load configuration from disk: {}", path.display()))?;
-    let listener = listener(&args)?;
+    let listener = listener(&args, &root)?;
 
     let kube = kube_config(args.kubeconfig.as_deref(), &root).await?;
     let client =
@@ -187,14 +187,14 @@ async fn serve(
         follower.run(&counters, reload_stop, apply).await;
     });
 
-    let (listener, tls) = listener;
+    let (listener, encryption) = listener;
     let listener = TcpListener::bind(listener)
         .await
         .with_context(|| format!("listen on {listener}"))?;
     tracing::info!("Start listening on {}", listener.local_addr()?);
     let ended = kah_gateway::serve(
         listener,
-        tls,
+        encryption,
         gateway,
         ServerLimits::default(),
         stop.clone(),
@@ -243,24 +243,41 @@ fn configuration(text: &str) -> Result<Configuration, ConfigError> {
     Ok(configuration)
 }
 
-fn listener(args: &Arguments) -> anyhow::Result<(SocketAddr, Option<Arc<rustls::ServerConfig>>)> {
+fn listener(args: &Arguments, root: &Path) -> anyhow::Result<(SocketAddr, Encryption)> {
+    let at = |port| SocketAddr::new(args.bind_address, port);
+    let files = (&args.tls_cert_file, &args.tls_private_key);
     if args.secure_port == 0 {
         if args.insecure_port == 0 {
             bail!("insecure and secure port can not be disabled at the same time");
         }
-        return Ok((SocketAddr::new(args.bind_address, args.insecure_port), None));
+        let encryption = match files {
+            (Some(chain), Some(key)) => {
+                let (chain, key) = (below(root, chain), below(root, key));
+                // The Secret that holds them is optional: without it there is plain HTTP.
+                if chain.exists() {
+                    Encryption::Either(Arc::new(tls(&chain, &key)?))
+                } else {
+                    tracing::info!("{} is absent: no TLS", chain.display());
+                    Encryption::None
+                }
+            }
+            _ => Encryption::None,
+        };
+        return Ok((at(args.insecure_port), encryption));
     }
-    let Some(chain) = &args.tls_cert_file else {
+    let Some(chain) = files.0 else {
         bail!("tls cert file is empty while secure serving")
     };
-    let Some(key) = &args.tls_private_key else {
+    let Some(key) = files.1 else {
         bail!("tls private key file is empty while secure serving")
     };
-    let tls = tls(chain, key)?;
-    Ok((
-        SocketAddr::new(args.bind_address, args.secure_port),
-        Some(Arc::new(tls)),
-    ))
+    let tls = tls(&below(root, chain), &below(root, key))?;
+    Ok((at(args.secure_port), Encryption::Tls(Arc::new(tls))))
+}
+
+/// A path as the container sees it.
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 fn tls(chain: &Path, key: &Path) -> anyhow::Result<rustls::ServerConfig> {

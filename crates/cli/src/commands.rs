@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use base64::Engine;
+use kah_api::seed;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -139,6 +141,11 @@ pub async fn cluster_show(name: &str, format: Format) -> Result<(), Failure> {
         connection.remove("kubeconfig");
         connection.remove("token");
     }
+    if let Some(Value::Object(metadata)) = cluster.object.pointer_mut("/metadata") {
+        metadata.remove("managedFields");
+        // `kubectl apply` leaves the whole object here, credentials and all.
+        metadata.remove("annotations");
+    }
     match format {
         Format::Name => output::data(&format!("{name}\n")),
         Format::Json | Format::Yaml => output::value(&cluster.object, format),
@@ -248,7 +255,8 @@ pub async fn kubeconfig(only: Option<&str>, file: Option<&Path>) -> Result<(), F
     if let (Some(only), true) = (only, names.is_empty()) {
         return Err(no_cluster(only));
     }
-    let text = kubeconfig_text(&stored, &names)?;
+    let authority = authority(&hub, &stored.address).await?;
+    let text = kubeconfig_text(&stored, authority.as_deref(), &names)?;
     match file {
         None => output::data(&text),
         Some(path) => {
@@ -269,12 +277,45 @@ pub async fn kubeconfig(only: Option<&str>, file: Option<&Path>) -> Result<(), F
     }
 }
 
-fn kubeconfig_text(stored: &login::Login, names: &[String]) -> Result<String, Failure> {
+/// For a plain address: the authority behind the TLS that the same port speaks. kubectl sends tokens over TLS only.
+async fn authority(hub: &Hub, address: &str) -> Result<Option<String>, Failure> {
+    if address.starts_with("https:") {
+        return Ok(None);
+    }
+    let path = format!(
+        "/api/v1/namespaces/{}/configmaps/{}",
+        seed::NAMESPACE,
+        seed::CERTIFICATE
+    );
+    let answer = hub.get(&path).await?;
+    let map: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    match map.pointer("/data/ca.crt").and_then(Value::as_str) {
+        Some(authority) if answer.status.is_success() => Ok(Some(authority.to_owned())),
+        _ => Err(Failure::new(
+            format!("{address} offers no TLS, and kubectl sends a token over TLS only."),
+            "Log in at an https address of the host.",
+        )),
+    }
+}
+
+fn kubeconfig_text(
+    stored: &login::Login,
+    authority: Option<&str>,
+    names: &[String],
+) -> Result<String, Failure> {
     let user = &stored.user;
     let clusters: Vec<Value> = names
         .iter()
         .map(|name| {
-            json!({"name": name, "cluster": {"server": format!("{}/clusters/{name}", stored.address)}})
+            let mut cluster = json!({"server": format!("{}/clusters/{name}", stored.address)});
+            if let Some(authority) = authority {
+                let address = stored.address.replacen("http://", "https://", 1);
+                cluster["server"] = format!("{address}/clusters/{name}").into();
+                cluster["certificate-authority-data"] = base64::engine::general_purpose::STANDARD
+                    .encode(authority)
+                    .into();
+            }
+            json!({"name": name, "cluster": cluster})
         })
         .collect();
     let contexts: Vec<Value> = names

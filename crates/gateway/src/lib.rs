@@ -27,6 +27,6 @@ pub use gateway::{Counters, Gateway, GatewayParts, Peer};
 pub use kube_proxy::{KubeProxy, KubeProxyError};
 pub use reload::{Follower, ReloadCounters, read};
 pub use routes::{Endpoint, ROUTES, Route};
-pub use server::{ServerLimits, serve};
+pub use server::{Encryption, ServerLimits, serve};
 pub use sessions::Sessions;
 pub use settings::{Client, Settings};

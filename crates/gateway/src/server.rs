@@ -44,13 +44,27 @@ impl Default for ServerLimits {
     }
 }
 
+/// What a listener speaks.
+#[derive(Clone)]
+pub enum Encryption {
+    /// Plain HTTP.
+    None,
+    /// TLS.
+    Tls(Arc<rustls::ServerConfig>),
+    /// Both on one port; the first byte of a connection decides. kubectl sends a token over TLS only.
+    Either(Arc<rustls::ServerConfig>),
+}
+
+/// The first byte of every TLS handshake (RFC 8446 §5.1); no HTTP method begins with it.
+const HANDSHAKE: u8 = 22;
+
 /// Serves a listener until `stop`, then lets requests end for as long as [`ServerLimits::drain`] says, and cuts what is left.
 ///
 /// # Errors
 /// Never for a single connection; an accept that fails for want of files is tried again.
 pub async fn serve(
     listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    encryption: Encryption,
     gateway: Gateway,
     limits: ServerLimits,
     stop: CancellationToken,
@@ -58,7 +72,6 @@ pub async fn serve(
     let tracker = TaskTracker::new();
     let cut = CancellationToken::new();
     let slots = Arc::new(Semaphore::new(limits.connections));
-    let acceptor = tls.map(TlsAcceptor::from);
     loop {
         let accepted = stop.run_until_cancelled(async {
             let slot = slots.clone().acquire_owned().await;
@@ -77,12 +90,16 @@ pub async fn serve(
         };
         // Small answers must not wait for acknowledgements.
         let _ = stream.set_nodelay(true);
-        let (gateway, stop, cut, acceptor) =
-            (gateway.clone(), stop.clone(), cut.clone(), acceptor.clone());
+        let (gateway, stop, cut, encryption) = (
+            gateway.clone(),
+            stop.clone(),
+            cut.clone(),
+            encryption.clone(),
+        );
         tracker.spawn(async move {
             let _slot = slot;
             let serving = async {
-                match acceptor {
+                match acceptor(encryption, &stream, limits).await {
                     None => connection(stream, peer, gateway, limits, stop).await,
                     Some(acceptor) => {
                         let handshake = timeout(limits.head_within, acceptor.accept(stream));
@@ -106,6 +123,24 @@ pub async fn serve(
         tracker.wait().await;
     }
     Ok(())
+}
+
+/// What decrypts this connection, if anything does. A client that stays silent is left to the limit on heads.
+async fn acceptor(
+    encryption: Encryption,
+    stream: &tokio::net::TcpStream,
+    limits: ServerLimits,
+) -> Option<TlsAcceptor> {
+    match encryption {
+        Encryption::None => None,
+        Encryption::Tls(tls) => Some(TlsAcceptor::from(tls)),
+        Encryption::Either(tls) => {
+            let mut first = [0];
+            let peeked = timeout(limits.head_within, stream.peek(&mut first)).await;
+            let encrypted = matches!(peeked, Ok(Ok(1))) && first == [HANDSHAKE];
+            encrypted.then(|| TlsAcceptor::from(tls))
+        }
+    }
 }
 
 async fn connection(

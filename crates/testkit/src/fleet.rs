@@ -26,6 +26,8 @@ pub struct Facts {
     pub user: String,
     /// Where the initial password lies.
     pub password_file: PathBuf,
+    /// The CA certificate for TLS at the address.
+    pub certificate_authority: PathBuf,
     /// The host first.
     pub clusters: Vec<ClusterFacts>,
 }

@@ -106,6 +106,16 @@ impl DataDir {
         self.path.join("admin-password")
     }
 
+    /// Where the authority of the host's address keeps its keys.
+    pub fn authority_folder(&self) -> PathBuf {
+        self.path.join("authority")
+    }
+
+    /// Where that authority's certificate lies, for clients.
+    pub fn authority_file(&self) -> PathBuf {
+        self.path.join("hub-ca.crt")
+    }
+
     /// The initial password: made at the first start, kept from then on.
     pub fn password(&self) -> Result<String, Failure> {
         let path = self.password_file();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kah_api::seed::{self, Role, Seed};
+use kah_localkube::authority::Authority;
 use kah_localkube::node::Program;
 use kah_localkube::{Cluster, Options};
 use kube::api::{
@@ -33,6 +34,7 @@ pub struct Fleet {
     address: SocketAddr,
     password: String,
     password_file: PathBuf,
+    authority_file: PathBuf,
     clusters: Vec<Running>,
 }
 
@@ -61,6 +63,7 @@ impl Fleet {
             ports: &ports,
             program: program()?,
             password_hash: hash(password.clone()).await?,
+            certificate: certificate(data)?,
         };
         // The host first: a member that is new gets the secret that the host has now.
         let host = plan
@@ -80,6 +83,7 @@ impl Fleet {
             address,
             password,
             password_file: data.password_file(),
+            authority_file: data.authority_file(),
             clusters: vec![host],
         };
         let mut failed = None;
@@ -223,6 +227,11 @@ impl Fleet {
         &self.password_file
     }
 
+    /// The CA certificate for TLS at the address.
+    pub fn authority_file(&self) -> &Path {
+        &self.authority_file
+    }
+
     /// Where every cluster is, the host first.
     pub fn clusters(&self) -> Vec<&Place> {
         self.clusters.iter().map(|running| &running.place).collect()
@@ -245,6 +254,7 @@ struct Plan<'a> {
     ports: &'a BTreeMap<String, u16>,
     program: Program,
     password_hash: String,
+    certificate: [Value; 2],
 }
 
 impl Plan<'_> {
@@ -275,6 +285,9 @@ impl Plan<'_> {
             password_hash: &self.password_hash,
             node_port,
         });
+        if role == Role::Host {
+            options.objects.extend(self.certificate.clone());
+        }
         let cluster = Cluster::start(options).await.map_err(|error| {
             Failure::new(
                 format!("start cluster {name}"),
@@ -289,6 +302,29 @@ impl Plan<'_> {
         };
         Ok(Running { place, cluster })
     }
+}
+
+/// The certificate of the address, from an authority that is made at the first start and kept. It is good for
+/// a year and used as long as its Secret stands; delete the Secret to have a new one at the next start.
+fn certificate(data: &DataDir) -> Result<[Value; 2], Failure> {
+    let failed = || {
+        Failure::new(
+            "make the certificate of the host's address",
+            "Check the space and rights of the data folder, or name another one with --data-dir.",
+        )
+    };
+    let now = jiff::Timestamp::now();
+    let authority = Authority::open(&data.authority_folder(), "kube-ai-hub", now)
+        .map_err(|error| failed().because(error))?;
+    let issued = authority
+        .server_certificate(&[], now)
+        .map_err(|error| failed().because(error))?;
+    data.write(&data.authority_file(), authority.ca_pem())?;
+    Ok(seed::certificate(
+        &issued.certificate,
+        &issued.key,
+        authority.ca_pem(),
+    ))
 }
 
 /// Name and file of the image that is this program.

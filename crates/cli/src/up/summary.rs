@@ -25,6 +25,7 @@ pub fn print(fleet: &Fleet, format: UpFormat) -> Result<String, Failure> {
             "address": address,
             "user": USER,
             "passwordFile": file,
+            "certificateAuthority": fleet.authority_file(),
             "clusters": clusters,
         });
         return Ok(format!("{line}\n"));

@@ -68,10 +68,12 @@ pub fn finish(command: &mut Command) -> Ran {
 /// kubectl through the host, with a token instead of a certificate.
 pub fn through_host(fleet: &Fleet, cluster: &str, token: &str) -> Kubectl {
     let path = fleet.folder().join(format!("through-{cluster}.yaml"));
-    let server = format!("{}/clusters/{cluster}", fleet.facts().address);
+    // kubectl sends a token over TLS only; the same port speaks it.
+    let address = fleet.facts().address.replacen("http:", "https:", 1);
+    let authority = fleet.facts().certificate_authority.display().to_string();
     let text = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-         clusters: [{{name: c, cluster: {{server: \"{server}\"}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: \"{address}/clusters/{cluster}\", certificate-authority: \"{authority}\"}}}}]\n\
          contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
          users: [{{name: u, user: {{token: \"{token}\"}}}}]\n"
     );

@@ -32,7 +32,7 @@ impl Wire {
         };
         let serving = tokio::spawn(serve(
             listener,
-            None,
+            kah_gateway::Encryption::None,
             room.gateway.clone(),
             limits,
             stop.clone(),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kah_api::seed::{self, Role, Seed};
+use kah_localkube::authority::Authority;
 use kah_localkube::node::{self, ApiServer, Program};
 use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
@@ -32,6 +33,7 @@ const PASSWORD: &str = "P4ssword-of-tests";
 pub struct RealFleet {
     // Pods and forwarders end before their control planes.
     clusters: Vec<Running>,
+    authority: Authority,
     shutdown: CancellationToken,
     runtime: Option<Runtime>,
 }
@@ -62,6 +64,7 @@ impl RealFleet {
             .build()?;
         let mut fleet = RealFleet {
             clusters: Vec::new(),
+            authority: Authority::in_memory("kube-ai-hub", jiff::Timestamp::now())?,
             shutdown: CancellationToken::new(),
             runtime: Some(runtime),
         };
@@ -96,11 +99,14 @@ impl RealFleet {
     fn facts(&self, folder: &Path) -> Result<Facts> {
         let password_file = folder.join("admin-password");
         std::fs::write(&password_file, format!("{PASSWORD}\n"))?;
+        let certificate_authority = folder.join("hub-ca.crt");
+        std::fs::write(&certificate_authority, self.authority.ca_pem())?;
         let host = self.clusters.first().context("a fleet without a host")?;
         Ok(Facts {
             address: format!("http://{}", host.endpoint),
             user: "admin".into(),
             password_file,
+            certificate_authority,
             clusters: self
                 .clusters
                 .iter()
@@ -141,17 +147,25 @@ impl RealFleet {
             "--timeout=30s",
         ]);
         ensure!(ran.code == 0, "definitions of {name}: {ran:?}");
-        create(
-            &kubectl,
-            seed::objects(&Seed {
-                role,
-                jwt_secret: SECRET,
-                access_token_max_age: if role == Role::Host { "2h" } else { "0" },
-                image: IMAGE,
-                password_hash: hash,
-                node_port: None,
-            }),
-        )?;
+        let mut objects = seed::objects(&Seed {
+            role,
+            jwt_secret: SECRET,
+            access_token_max_age: if role == Role::Host { "2h" } else { "0" },
+            image: IMAGE,
+            password_hash: hash,
+            node_port: None,
+        });
+        if role == Role::Host {
+            let issued = self
+                .authority
+                .server_certificate(&[], jiff::Timestamp::now())?;
+            objects.extend(seed::certificate(
+                &issued.certificate,
+                &issued.key,
+                self.authority.ca_pem(),
+            ));
+        }
+        create(&kubectl, objects)?;
         let runtime = self.runtime.as_ref().context("the runtime has ended")?;
         let shutdown = self.shutdown.clone();
         let (kubelet, endpoint) = runtime.block_on(async {
