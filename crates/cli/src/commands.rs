@@ -144,7 +144,9 @@ pub async fn cluster_show(name: &str, format: Format) -> Result<(), Failure> {
     if let Some(Value::Object(metadata)) = cluster.object.pointer_mut("/metadata") {
         metadata.remove("managedFields");
         // `kubectl apply` leaves the whole object here, credentials and all.
-        metadata.remove("annotations");
+        if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        }
     }
     match format {
         Format::Name => output::data(&format!("{name}\n")),

@@ -78,6 +78,11 @@ impl Original {
         format!("http://127.0.0.1:{}", self.port + 3)
     }
 
+    /// Address of its kube-apiserver.
+    pub fn kube_address(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
     /// The administrator's kubeconfig for its kube-apiserver.
     pub fn kubeconfig_path(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")

@@ -9,6 +9,7 @@
 mod check;
 mod clusters;
 mod fleet;
+mod original;
 mod recovery;
 mod story;
 mod up;

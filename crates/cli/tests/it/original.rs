@@ -1,0 +1,297 @@
+//! The founding story with software that is not ours: the original ks-apiserver as our member, and ours as its.
+
+use std::time::Duration;
+
+use base64::Engine;
+use http::Method;
+use kah_api::access::AccessCode;
+use kah_api::seed;
+use kah_testkit::fleet::{Fleet, until};
+use kah_testkit::http_client::{Answer, get, send, token as log_in_at};
+use kah_testkit::kubectl::Kubectl;
+use kah_testkit::original::{self, Original, Role};
+
+use crate::fleet::{OURS, kah, log_in, ok, start, token};
+
+fn reference() -> Option<std::path::PathBuf> {
+    let found = original::reference();
+    if found.is_none() {
+        println!("the original is not started: KAH_REFERENCE is not set");
+    }
+    found
+}
+
+/// The value of one line of a cluster's `kubesphere.yaml`.
+fn setting(kubectl: &Kubectl, name: &str) -> String {
+    let text = ok(
+        kubectl,
+        &[
+            OURS[0],
+            OURS[1],
+            "get",
+            "cm",
+            "kubesphere-config",
+            "-o",
+            r"jsonpath={.data.kubesphere\.yaml}",
+        ],
+    );
+    let line = text.lines().find(|line| line.contains(name)).unwrap();
+    line.split(": ")
+        .nth(1)
+        .unwrap()
+        .trim_matches('"')
+        .to_owned()
+}
+
+fn kubectl_of(fleet: &Fleet, name: &str) -> Kubectl {
+    fleet.kubectl(name).unwrap()
+}
+
+/// Changes a line of a cluster's `kubesphere.yaml`, as the manual says.
+fn edit(kubectl: &Kubectl, from: &str, to: &str) {
+    let map = ok(
+        kubectl,
+        &[
+            OURS[0],
+            OURS[1],
+            "get",
+            "cm",
+            "kubesphere-config",
+            "-o",
+            "json",
+        ],
+    );
+    assert!(map.contains(from), "{from} is not in the configuration");
+    let ran = kubectl.run_with_input(&["replace", "-f", "-"], &map.replace(from, to));
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
+fn an_original_member_is_diagnosed_and_restored() {
+    let Some(reference) = reference() else { return };
+    let fleet = start(&["--members", "1"]);
+    let host = kubectl_of(&fleet, "host");
+    let member =
+        Original::start(&reference, Role::Member, "2h", &setting(&host, "jwtSecret")).unwrap();
+    let object = seed::member_cluster(
+        "theirs",
+        &std::fs::read_to_string(member.kubeconfig_path()).unwrap(),
+        &member.kube_address(),
+        Some(&member.address()),
+    );
+    let ran = host.run_with_input(&["apply", "-f", "-"], &object.to_string());
+    assert_eq!(ran.code, 0, "{ran:?}");
+
+    // Access is refused, with the member's own words, and named.
+    let token = token(&fleet);
+    let ask = || {
+        let url = format!(
+            "{}/clusters/theirs/api/v1/namespaces/kubesphere-system",
+            fleet.facts().address
+        );
+        get(&url, &token).unwrap()
+    };
+    let refused = until(Duration::from_secs(20), "the new Cluster is known", || {
+        let answer = ask();
+        (answer.status == 401).then_some(answer)
+    })
+    .unwrap();
+    assert_eq!(
+        refused.json()["message"],
+        "Unauthorized: token not found in cache"
+    );
+    assert_eq!(
+        refused.header("x-kubeaihub-member-refusal"),
+        "TokenNotInCache"
+    );
+    let log = member.log().unwrap();
+    let line = log
+        .lines()
+        .rfind(|line| line.contains("token not found in cache"))
+        .unwrap();
+    assert!(line.contains("jwt.go:53]"), "{line}");
+    assert_eq!(
+        AccessCode::from_log_line(line),
+        Some(AccessCode::TokenNotInCache)
+    );
+    log_in(&fleet);
+    let doctor = kah(&fleet, &["doctor", "theirs"]);
+    assert_eq!(doctor.code, 3, "{doctor:?}");
+    assert!(
+        doctor.stdout.contains("TokenNotInCache"),
+        "{}",
+        doctor.stdout
+    );
+
+    // The manual cure; the same token opens it again.
+    let theirs = Kubectl::new(&member.kubeconfig_path()).unwrap();
+    edit(&theirs, "accessTokenMaxAge: 2h", "accessTokenMaxAge: 0");
+    member.restart().unwrap();
+    let answer = ask();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.json()["metadata"]["name"], "kubesphere-system");
+    assert_eq!(kah(&fleet, &["doctor", "theirs"]).code, 0);
+}
+
+/// Status, body and headers; a header's letter case and what two moments or two servers cannot share aside.
+fn shape(answer: &Answer) -> (u16, String, Vec<(String, String)>) {
+    let mut headers: Vec<(String, String)> = answer
+        .headers
+        .iter()
+        .filter(|(name, _)| *name != "date")
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect();
+    headers.sort();
+    (answer.status, answer.body.clone(), headers)
+}
+
+#[test]
+fn behind_an_original_host_our_member_answers_as_the_original() {
+    let Some(reference) = reference() else { return };
+    let fleet = start(&["--members", "1", "--break", "member-1=token-cache"]);
+    let ours = kubectl_of(&fleet, "member-1");
+    let secret = setting(&ours, "jwtSecret");
+    let host = Original::start(&reference, Role::Host, "2h", &secret).unwrap();
+    let theirs = log_in_at(&host.address(), "admin", "P%4088w0rd").unwrap();
+    let own = token(&fleet);
+
+    // A token that the other side issued is not in one's own cache: the same answer from both, in every form.
+    let pod = ok(
+        &ours,
+        &[
+            OURS[0],
+            OURS[1],
+            "get",
+            "pods",
+            "-o",
+            "jsonpath={.items[?(@.status.phase==\"Running\")].status.podIP}",
+        ],
+    );
+    let member = format!(
+        "http://{}:9090",
+        pod.split_whitespace().next_back().unwrap()
+    );
+    let forms: [&[(&str, &str)]; 6] = [
+        &[],
+        &[("accept", "application/json")],
+        &[("accept", "application/yaml")],
+        &[("accept", "text/html")],
+        &[("user-agent", "curl/8.0")],
+        &[
+            ("user-agent", "kubectl/v1.36.4"),
+            ("accept", "application/json, */*"),
+        ],
+    ];
+    let paths = [
+        "/api/v1/namespaces",
+        "/kapis/version",
+        "/kapis/iam.kubesphere.io/v1alpha2/users?limit=1",
+        "/healthz",
+    ];
+    let damaged = format!("{}x", theirs);
+    let tokens = [
+        (own.as_str(), theirs.as_str()),
+        ("not-a-token", "not-a-token"),
+        (&damaged, &damaged),
+    ];
+    for form in forms {
+        for path in paths {
+            for (foreign_there, foreign_here) in tokens {
+                let ask = |address: &str, token: &str| {
+                    let bearer = format!("Bearer {token}");
+                    let mut headers = vec![("authorization", bearer.as_str())];
+                    headers.extend(form);
+                    send(Method::GET, &format!("{address}{path}"), &headers, "").unwrap()
+                };
+                let wanted = ask(&host.address(), foreign_there);
+                let got = ask(&member, foreign_here);
+                assert_eq!(wanted.status, 401, "{path} {form:?}: {}", wanted.body);
+                assert_eq!(shape(&got), shape(&wanted), "{path} {form:?}");
+            }
+        }
+    }
+
+    // Through the original's own dispatch, by the Service proxy of our kube-apiserver.
+    join(&host, &fleet);
+    let through = || {
+        get(
+            &format!(
+                "{}/api/clusters/ours/v1/namespaces/kubesphere-system",
+                host.address()
+            ),
+            &theirs,
+        )
+        .unwrap()
+    };
+    let refused = until(
+        Duration::from_secs(20),
+        "the original knows our member",
+        || {
+            let answer = through();
+            (answer.status == 401).then_some(answer)
+        },
+    )
+    .unwrap();
+    assert_eq!(
+        refused.json()["message"],
+        "Unauthorized: token not found in cache"
+    );
+    // Our own documented cure restores access for a host that is not ours, too.
+    edit(&ours, "accessTokenMaxAge: 2h", "accessTokenMaxAge: 0");
+    ok(
+        &ours,
+        &[
+            OURS[0],
+            OURS[1],
+            "rollout",
+            "restart",
+            "deploy",
+            "ks-apiserver",
+        ],
+    );
+    ok(
+        &ours,
+        &[
+            OURS[0],
+            OURS[1],
+            "rollout",
+            "status",
+            "deploy",
+            "ks-apiserver",
+            "--timeout=60s",
+        ],
+    );
+    let answer = until(
+        Duration::from_secs(20),
+        "access through the original",
+        || {
+            let answer = through();
+            (answer.status == 200).then_some(answer)
+        },
+    )
+    .unwrap();
+    assert_eq!(answer.json()["metadata"]["name"], "kubesphere-system");
+}
+
+/// Makes our member a member of the original host; nothing there sets the condition by itself.
+fn join(host: &Original, fleet: &Fleet) {
+    let facts = &fleet.facts().clusters[1];
+    let object = serde_json::json!({
+        "apiVersion": "cluster.kubesphere.io/v1alpha1",
+        "kind": "Cluster",
+        "metadata": {"name": "ours"},
+        "spec": {"joinFederation": true, "enable": true, "connection": {
+            "type": "direct",
+            "kubernetesAPIEndpoint": facts.address,
+            "kubeconfig": base64::engine::general_purpose::STANDARD.encode(std::fs::read(&facts.kubeconfig).unwrap()),
+        }},
+    });
+    let kubectl = Kubectl::new(&host.kubeconfig_path()).unwrap();
+    let ran = kubectl.run_with_input(&["apply", "-f", "-"], &object.to_string());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let ready = r#"{"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#;
+    ok(
+        &kubectl,
+        &["patch", "cluster", "ours", "--type=merge", "-p", ready],
+    );
+}
