@@ -8,6 +8,11 @@ pub type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxErro
 /// Whatever broke a stream.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Where a request came from. [`crate::serve::serve`] puts it in the extensions of each request; requests made
+/// inside the process have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddress(pub std::net::SocketAddr);
+
 /// A `connect` request that has been authenticated, authorised, and whose object exists.
 pub struct Connect {
     /// `pods`, `services` or `nodes`.
@@ -23,6 +28,14 @@ pub struct Connect {
     pub rest: String,
     /// The request as it came: its query, upgrade extension and body are untouched.
     pub request: http::Request<Body>,
+}
+
+impl Connect {
+    /// The client's address, unless the request was made inside the process.
+    pub fn peer(&self) -> Option<std::net::SocketAddr> {
+        let peer = self.request.extensions().get::<PeerAddress>();
+        peer.map(|peer| peer.0)
+    }
 }
 
 /// The node side: answers logs, exec and proxied requests.

@@ -132,14 +132,15 @@ impl Node {
         process::end_leftovers(&pods).await;
         let (recorder, writer) = Recorder::new(client.clone(), shutdown.clone());
         let recorder = recorder.component("kubelet").host(&options.name);
+        let tasks = TaskTracker::new();
         let inner = Arc::new(Inner {
-            proxy: Proxy::new(client.clone()),
+            proxy: Proxy::new(client.clone(), tasks.clone(), shutdown.clone()),
             client,
             options,
             recorder,
             addresses: Addresses::default(),
             pods: Mutex::default(),
-            tasks: TaskTracker::new(),
+            tasks,
             shutdown: shutdown.clone(),
         });
         inner.tasks.spawn(writer);

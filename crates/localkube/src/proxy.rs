@@ -4,6 +4,8 @@ mod endpoint;
 mod forward;
 
 use http::{Response, StatusCode, header};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::connect::{Body, Connect, full, refuse};
 use crate::status::ApiError;
@@ -18,11 +20,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy that looks endpoints up with `client`.
-    pub fn new(client: kube::Client) -> Proxy {
+    /// A proxy that looks endpoints up with `client`. Upgraded connections belong to `tasks` and end with
+    /// `shutdown`.
+    pub fn new(client: kube::Client, tasks: TaskTracker, shutdown: CancellationToken) -> Proxy {
         Proxy {
             client,
-            upstream: forward::Upstream::new(),
+            upstream: forward::Upstream::new(forward::Limits::default(), tasks, shutdown),
         }
     }
 
@@ -71,3 +74,6 @@ fn redirect(target: &str) -> Response<Body> {
         Err(_) => refuse(&ApiError::bad_request("the path cannot be redirected")),
     }
 }
+
+#[cfg(test)]
+mod tests;

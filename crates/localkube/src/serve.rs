@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
 use crate::authentication::PeerCertificates;
-use crate::connect::Body;
+use crate::connect::{Body, PeerAddress};
 
 /// Connections served at once; more wait in the listener's queue.
 const CONNECTIONS: usize = 4096;
@@ -39,7 +39,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 /// Serves until `shutdown`, then lets requests under way finish for a few seconds and cuts what is left.
 ///
 /// Each request carries the client's certificates as [`PeerCertificates`], if it showed any; what they
-/// are worth was judged by `tls`.
+/// are worth was judged by `tls`, and where it came from as [`PeerAddress`].
 pub async fn serve<S>(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
@@ -61,7 +61,7 @@ pub async fn serve<S>(
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &slots) => accepted,
         };
-        let (stream, slot) = match accepted {
+        let (stream, peer, slot) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -74,7 +74,7 @@ pub async fn serve<S>(
         connections.spawn(async move {
             tokio::select! {
                 () = cut.cancelled() => {}
-                () = connection(stream, acceptor, service, shutdown) => {}
+                () = connection(stream, peer, acceptor, service, shutdown) => {}
             }
             drop(slot);
         });
@@ -93,18 +93,19 @@ pub async fn serve<S>(
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, PeerAddress, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots)
         .acquire_owned()
         .await
         .map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    Ok((stream, slot))
+    Ok((stream, PeerAddress(peer), slot))
 }
 
 async fn connection<S>(
     stream: TcpStream,
+    address: PeerAddress,
     acceptor: TlsAcceptor,
     service: S,
     shutdown: CancellationToken,
@@ -155,6 +156,7 @@ async fn connection<S>(
     let handler = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(address);
         answer(service.clone(), request)
     });
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), handler);

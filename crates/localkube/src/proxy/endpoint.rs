@@ -14,8 +14,6 @@ use crate::status::ApiError;
 pub struct Target {
     pub https: bool,
     pub address: SocketAddr,
-    /// For `X-Forwarded-Uri` and for rewriting redirects: the scheme and authority as the path names them.
-    pub authority: String,
 }
 
 /// `[scheme:]name[:port]`, as `k8s.io/apimachinery/pkg/util/net.SplitSchemeNamePort` reads it.
@@ -102,7 +100,6 @@ pub async fn of_service(
     Ok(Target {
         https: scheme == "https",
         address: *address,
-        authority: address.to_string(),
     })
 }
 
@@ -132,7 +129,6 @@ pub fn of_pod(id: &str, object: &Value) -> Result<Target, ApiError> {
     Ok(Target {
         https: scheme == "https",
         address,
-        authority: address.to_string(),
     })
 }
 
