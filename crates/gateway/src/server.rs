@@ -163,6 +163,8 @@ async fn connection(
     builder
         .http1()
         .timer(TokioTimer::new())
+        // Names mean the same in any case; people and old scripts know them as `Content-Type`.
+        .title_case_headers(true)
         .header_read_timeout(limits.head_within)
         .max_buf_size(limits.head.max(8192))
         .http2()
