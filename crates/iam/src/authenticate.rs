@@ -23,6 +23,10 @@ pub const AUTHENTICATED: &str = "system:authenticated";
 /// Name of a caller without credential.
 pub const ANONYMOUS: &str = "system:anonymous";
 
+/// Life of what a server with `accessTokenMaxAge: 0` issues itself: no token of ours is without an end
+/// (differences.md S9).
+const LIFETIME_WITHOUT_MAX_AGE: GoDuration = GoDuration::from_secs(2 * 60 * 60);
+
 /// A caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
@@ -54,6 +58,8 @@ impl Identity {
     fn of(user: &User) -> Self {
         let name = user.metadata.name.clone().unwrap_or_default();
         let mut groups = user.spec.groups.clone();
+        // The system's own groups are never a matter of an object's text (security-tests.md H11).
+        groups.retain(|group| !group.starts_with("system:"));
         groups.push(AUTHENTICATED.to_owned());
         Self {
             name,
@@ -78,6 +84,10 @@ pub enum AuthenticationError {
     Cache(#[from] CacheError),
     #[error("user.iam.kubesphere.io {0:?} not found")]
     UserMissing(String),
+    /// The user of a token.
+    #[error("account is not active")]
+    Disabled,
+    /// The user of a password.
     #[error("account is not active")]
     NotActive,
     #[error("auth rate limit exceeded")]
@@ -89,10 +99,17 @@ pub enum AuthenticationError {
 }
 
 impl AuthenticationError {
-    /// Whether a bearer token of this fate is logged: unknown and disabled users are not.
+    /// Whether it was a bearer token, whose rejections people look for in the log (lost-access.md, fact 3).
     #[must_use]
     pub fn is_logged(&self) -> bool {
-        matches!(self, Self::Token(_) | Self::NotInCache | Self::Cache(_))
+        matches!(
+            self,
+            Self::Token(_)
+                | Self::NotInCache
+                | Self::Cache(_)
+                | Self::UserMissing(_)
+                | Self::Disabled
+        )
     }
 }
 
@@ -129,7 +146,7 @@ pub struct TokenPair {
     pub access: String,
     /// Gives new ones.
     pub refresh: String,
-    /// Seconds; absent when the access token has no end.
+    /// Seconds; absent when the access token has no end, which none of ours is.
     pub expires_in: Option<i64>,
 }
 
@@ -201,33 +218,35 @@ impl Authentication {
     }
 
     async fn bearer(&self, token: &str) -> Result<Identity, AuthenticationError> {
-        let claims = self.verified(token).await?;
-        let kinds = [TokenType::Access.as_str(), TokenType::Static.as_str()];
-        if !kinds.contains(&claims.token_type.as_str()) {
-            let want = TokenType::Access.as_str();
-            return Err(TokenError::Type {
-                found: claims.token_type,
-                want,
-            }
-            .into());
-        }
-        let Some(user) = self.users.get(&claims.username) else {
-            return Err(AuthenticationError::UserMissing(claims.username));
-        };
-        if user.state() == UserState::Disabled {
-            return Err(AuthenticationError::NotActive);
-        }
-        Ok(Identity::of(&user))
+        let kinds = [TokenType::Access, TokenType::Static];
+        let claims = self.verified(token, &kinds).await?;
+        Ok(Identity::of(&*self.user_of(&claims)?))
     }
 
-    async fn verified(&self, token: &str) -> Result<Claims, AuthenticationError> {
+    /// What the token says, if it is of one of these types and has not been revoked.
+    async fn verified(
+        &self,
+        token: &str,
+        types: &[TokenType],
+    ) -> Result<Claims, AuthenticationError> {
         let settings = self.settings.load_full();
-        let claims = settings.tokens.verify(token)?;
+        let claims = settings.tokens.verify(token, types)?;
         let asked = !settings.age.is_zero() && claims.token_type != TokenType::Static.as_str();
         if asked && !self.cache.contains(&claims.username, token).await? {
             return Err(AuthenticationError::NotInCache);
         }
         Ok(claims)
+    }
+
+    /// The user that a token was made for must exist and not be disabled. Any other state goes on.
+    fn user_of(&self, claims: &Claims) -> Result<Arc<User>, AuthenticationError> {
+        let Some(user) = self.users.get(&claims.username) else {
+            return Err(AuthenticationError::UserMissing(claims.username.clone()));
+        };
+        if user.state() == UserState::Disabled {
+            return Err(AuthenticationError::Disabled);
+        }
+        Ok(user)
     }
 
     async fn password(
@@ -279,14 +298,8 @@ impl Authentication {
     /// # Errors
     /// [`GrantError`].
     pub async fn refresh_grant(&self, token: &str) -> Result<TokenPair, GrantError> {
-        let claims = self.verified(token).await?;
-        if claims.token_type != TokenType::Refresh.as_str() {
-            let error = TokenError::Type {
-                found: claims.token_type,
-                want: TokenType::Refresh.as_str(),
-            };
-            return Err(GrantError::Invalid(error.to_string()));
-        }
+        let claims = self.verified(token, &[TokenType::Refresh]).await?;
+        self.user_of(&claims)?;
         self.issue(&claims.username, &claims.extra).await
     }
 
@@ -300,21 +313,25 @@ impl Authentication {
         if !settings.multiple_login {
             self.cache.revoke_user(user).await.map_err(fault)?;
         }
-        let life = GoDuration(settings.age.0.saturating_add(settings.inactivity.0));
-        let access = settings
-            .tokens
-            .issue(user, TokenType::Access, extra, settings.age);
-        let refresh = settings.tokens.issue(user, TokenType::Refresh, extra, life);
-        for (token, life) in [(&access, settings.age), (&refresh, life)] {
-            if life.0 > 0 {
+        let cached = !settings.age.is_zero();
+        let life = if cached {
+            settings.age
+        } else {
+            LIFETIME_WITHOUT_MAX_AGE
+        };
+        let refresh_life = GoDuration(life.0.saturating_add(settings.inactivity.0));
+        let make = |kind, life| settings.tokens.issue(user, kind, extra, life);
+        let access = make(TokenType::Access, life);
+        let refresh = make(TokenType::Refresh, refresh_life);
+        if cached {
+            for (token, life) in [(&access, life), (&refresh, refresh_life)] {
                 self.cache.insert(user, token, life).await.map_err(fault)?;
             }
         }
-        let expires_in = (!settings.age.is_zero()).then(|| settings.age.as_secs());
         Ok(TokenPair {
             access,
             refresh,
-            expires_in,
+            expires_in: Some(life.as_secs()),
         })
     }
 
@@ -340,14 +357,20 @@ fn settings(configuration: &Configuration, clock: &Arc<dyn Clock>) -> Settings {
         tokens: Tokens::new(
             &authentication.jwt_secret,
             &oauth.issuer,
+            !may_stand_behind_a_host(configuration),
             authentication.maximum_clock_skew,
-            oauth.access_token_max_age,
             Arc::clone(clock),
         ),
         age: oauth.access_token_max_age,
         inactivity: oauth.access_token_inactivity_timeout,
         multiple_login: authentication.multiple_login,
     }
+}
+
+/// A member shares its host's secret without knowing its issuer. A server whose role nobody wrote down may be one.
+fn may_stand_behind_a_host(configuration: &Configuration) -> bool {
+    let multicluster = &configuration.multicluster;
+    !multicluster.enable && matches!(multicluster.cluster_role.as_str(), "member" | "")
 }
 
 fn basic(header: &str) -> Option<(String, String)> {
@@ -359,6 +382,3 @@ fn basic(header: &str) -> Option<(String, String)> {
     let (login, password) = text.split_once(':')?;
     Some((login.to_owned(), password.to_owned()))
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,10 +1,13 @@
 //! Which tokens have not been revoked (authentication.md §5).
+//!
+//! It is asked by existence only, so tokens are kept as digests: a dump of the memory opens nothing.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use aws_lc_rs::digest;
 use futures::future::{BoxFuture, FutureExt, ready};
 use jiff::Timestamp;
 use kah_api::time::GoDuration;
@@ -35,55 +38,89 @@ pub trait TokenCache: Send + Sync + 'static {
     fn revoke_user<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<(), CacheError>>;
 }
 
-/// Tokens of one user that are kept; beyond it the one that ends first goes.
-const PER_USER: usize = 1_000;
-/// Users that are kept; beyond it, expired entries are swept, then new ones refused.
-const USERS: usize = 100_000;
+/// Bounds of a [`MemoryCache`].
+#[derive(Debug, Clone, Copy)]
+pub struct CacheLimits {
+    /// Tokens of one user; the one that ends first makes room.
+    pub per_user: usize,
+    /// Users; when full, users without a living token go, else the one whose tokens end first.
+    pub users: usize,
+}
 
-type Entries = HashMap<Box<str>, HashMap<Box<str>, Timestamp>>;
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self {
+            per_user: 1_000,
+            users: 100_000,
+        }
+    }
+}
 
-/// In this process's memory.
+type Digest = [u8; 32];
+type Entries = HashMap<Box<str>, HashMap<Digest, Timestamp>>;
+
+/// In this process's memory. It outlives a reload of the configuration, not a restart.
 pub struct MemoryCache {
     entries: Mutex<Entries>,
+    limits: CacheLimits,
     clock: Arc<dyn Clock>,
 }
 
 impl MemoryCache {
-    /// Empty.
+    /// Empty, with the usual bounds.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self::with_limits(CacheLimits::default(), clock)
+    }
+
+    /// Empty, with these bounds.
+    #[must_use]
+    pub fn with_limits(limits: CacheLimits, clock: Arc<dyn Clock>) -> Self {
         Self {
             entries: Mutex::default(),
+            limits,
             clock,
         }
     }
 
-    fn put(&self, user: &str, token: &str, lifetime: GoDuration) -> Result<(), CacheError> {
+    fn put(&self, user: &str, token: &str, lifetime: GoDuration) {
         let now = self.clock.now();
         let until = now.checked_add(lifetime.to_std()).unwrap_or(Timestamp::MAX);
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() >= USERS && !entries.contains_key(user) {
-            entries.retain(|_, tokens| {
-                tokens.retain(|_, until| *until > now);
-                !tokens.is_empty()
-            });
-            if entries.len() >= USERS {
-                return Err(CacheError("token cache is full".to_owned()));
-            }
+        if entries.len() >= self.limits.users && !entries.contains_key(user) {
+            make_room(&mut entries, now);
         }
         let tokens = entries.entry(user.into()).or_default();
-        tokens.retain(|_, until| *until > now);
-        if tokens.len() >= PER_USER && !tokens.contains_key(token) {
+        let key = key(token);
+        if tokens.len() >= self.limits.per_user && !tokens.contains_key(&key) {
+            tokens.retain(|_, until| *until > now);
+        }
+        if tokens.len() >= self.limits.per_user && !tokens.contains_key(&key) {
             let first = tokens
                 .iter()
                 .min_by_key(|(_, until)| **until)
-                .map(|(token, _)| token.clone());
-            if let Some(first) = first {
-                tokens.remove(&first);
-            }
+                .map(|(key, _)| *key);
+            first.map(|key| tokens.remove(&key));
         }
-        tokens.insert(token.into(), until);
-        Ok(())
+        tokens.insert(key, until);
+    }
+}
+
+fn key(token: &str) -> Digest {
+    let mut key = [0; 32];
+    key.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+    key
+}
+
+fn make_room(entries: &mut Entries, now: Timestamp) {
+    let before = entries.len();
+    entries.retain(|_, tokens| tokens.values().any(|until| *until > now));
+    if entries.len() == before {
+        let first = entries
+            .iter()
+            .min_by_key(|(_, tokens)| tokens.values().max().copied())
+            .map(|(user, _)| user.clone());
+        first.map(|user| entries.remove(&user));
     }
 }
 
@@ -94,7 +131,8 @@ impl TokenCache for MemoryCache {
         token: &'a str,
         lifetime: GoDuration,
     ) -> BoxFuture<'a, Result<(), CacheError>> {
-        ready(self.put(user, token, lifetime)).boxed()
+        self.put(user, token, lifetime);
+        ready(Ok(())).boxed()
     }
 
     fn contains<'a>(
@@ -106,7 +144,7 @@ impl TokenCache for MemoryCache {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let known = entries
             .get(user)
-            .and_then(|tokens| tokens.get(token))
+            .and_then(|tokens| tokens.get(&key(token)))
             .is_some_and(|until| *until > now);
         ready(Ok(known)).boxed()
     }
@@ -117,5 +155,91 @@ impl TokenCache for MemoryCache {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(user);
         ready(Ok(())).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+
+    struct Hands(AtomicI64);
+
+    impl Clock for Hands {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap_or_default()
+        }
+
+        fn uptime(&self) -> f64 {
+            0.0
+        }
+    }
+
+    fn small() -> (MemoryCache, Arc<Hands>) {
+        let hands = Arc::new(Hands(AtomicI64::new(1_000)));
+        let limits = CacheLimits {
+            per_user: 2,
+            users: 2,
+        };
+        (MemoryCache::with_limits(limits, hands.clone()), hands)
+    }
+
+    #[tokio::test]
+    async fn a_token_lives_for_its_lifetime_and_for_its_user() {
+        let (cache, hands) = small();
+        let life = GoDuration::from_secs(10);
+        cache.insert("a", "t", life).await.unwrap();
+        assert!(cache.contains("a", "t").await.unwrap());
+        assert!(!cache.contains("b", "t").await.unwrap());
+        hands.0.store(1_010, Ordering::SeqCst);
+        assert!(!cache.contains("a", "t").await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn revoking_a_user_touches_no_one_else() {
+        let (cache, _) = small();
+        // The original's pattern would take the dot for any letter.
+        for user in ["a.b", "axb"] {
+            let life = GoDuration::from_secs(10);
+            cache.insert(user, "t", life).await.unwrap();
+        }
+        cache.revoke_user("a.b").await.unwrap();
+        assert!(!cache.contains("a.b", "t").await.unwrap());
+        assert!(cache.contains("axb", "t").await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn it_stays_within_its_bounds_and_keeps_what_lives_longest() {
+        let (cache, hands) = small();
+        for (token, seconds) in [("short", 5), ("long", 50), ("new", 20)] {
+            let life = GoDuration::from_secs(seconds);
+            cache.insert("a", token, life).await.unwrap();
+        }
+        assert!(!cache.contains("a", "short").await.unwrap());
+        assert!(cache.contains("a", "long").await.unwrap());
+        for user in ["b", "c"] {
+            let life = GoDuration::from_secs(10);
+            cache.insert(user, "t", life).await.unwrap();
+        }
+        assert!(cache.contains("c", "t").await.unwrap());
+        assert!(cache.contains("a", "long").await.unwrap());
+        assert!(!cache.contains("b", "t").await.unwrap());
+        // Those without a living token go first.
+        hands.0.store(1_011, Ordering::SeqCst);
+        let life = GoDuration::from_secs(10);
+        cache.insert("d", "t", life).await.unwrap();
+        assert!(cache.contains("a", "long").await.unwrap());
+        assert!(cache.contains("d", "t").await.unwrap());
+        assert_eq!(cache.entries.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn d1_the_memory_holds_no_token() {
+        let (cache, _) = small();
+        let life = GoDuration::from_secs(10);
+        cache.insert("a", "secret-token", life).await.unwrap();
+        let kept = format!("{:?}", cache.entries.lock().unwrap());
+        assert!(kept.contains('a') && !kept.contains("secret-token"));
     }
 }

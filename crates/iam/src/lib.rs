@@ -11,4 +11,8 @@ pub mod token;
 pub mod users;
 
 pub use authenticate::{Authentication, AuthenticationError, GrantError, Identity, TokenPair};
+pub use cache::{CacheLimits, MemoryCache, TokenCache};
+pub use clock::{Clock, SystemClock};
 pub use roles::{Authorizer, Decision, GlobalRoles};
+pub use token::{TokenError, TokenType, Tokens};
+pub use users::Users;

@@ -1,9 +1,6 @@
 //! HS256 tokens: issued byte for byte as the original issues them, verified in its order and with its texts
-//! (authentication.md §4), and more strictly where differences.md S9 says so.
-//!
-//! `iss` is not compared: a member takes tokens of hosts whose issuer it does not know. `exp` may be absent
-//! only from static tokens, and where this program's own access tokens carry none (`accessTokenMaxAge: 0`,
-//! as on every member of the compatible trust mode).
+//! (authentication.md §4), and more strictly where differences.md S9 says so: every token but a static one has
+//! `exp` and `iat`, is of the one type that was asked for, and is for nobody in particular (no `aud`).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,6 +23,7 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 /// Longest token that is looked at, in bytes.
 pub const MAXIMUM_TOKEN: usize = 16 * 1024;
 
+/// Reads as Go does: bits that the last letter leaves over are not looked at.
 const ENGINE: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
@@ -43,6 +41,8 @@ pub enum TokenType {
     Refresh,
     /// Authorization code.
     Code,
+    /// Tells a client who logged in.
+    Id,
     /// Made by an installer; has no end.
     Static,
 }
@@ -55,8 +55,21 @@ impl TokenType {
             Self::Access => "access_token",
             Self::Refresh => "refresh_token",
             Self::Code => "code",
+            Self::Id => "id_token",
             Self::Static => "static_token",
         }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        [
+            Self::Access,
+            Self::Refresh,
+            Self::Code,
+            Self::Id,
+            Self::Static,
+        ]
+        .into_iter()
+        .find(|one| one.as_str() == text)
     }
 }
 
@@ -70,6 +83,12 @@ pub struct Claims {
     /// User name.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub sub: String,
+    /// Whom it is for. Access and refresh tokens have none.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    pub aud: Vec<String>,
     /// Whole seconds; may be a fraction on input.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "seconds")]
     pub exp: Option<i64>,
@@ -106,6 +125,20 @@ fn seconds<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<i64>, D:
     )
 }
 
+/// RFC 7519 §4.1.3: a list, or one string.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Audience {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Audience::deserialize(input)? {
+        Audience::One(one) => vec![one],
+        Audience::Many(many) => many,
+    })
+}
+
 /// Why a token was refused. The texts are the original's; they stand in answers and logs. The caller is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // the texts say it
@@ -136,10 +169,17 @@ pub enum TokenError {
     NotYetValid,
     #[error("jwt: token has no {0}")]
     MissingClaim(&'static str),
+    #[error("jwt: token has a wrong {0}")]
+    WrongClaim(&'static str),
+    #[error("token is longer than {MAXIMUM_TOKEN} bytes")]
+    TooLong,
     #[error("jwt: token subject and username differ")]
     Subject,
     #[error("ivalid token type {found} want {want}")]
-    Type { found: String, want: &'static str },
+    Type {
+        found: &'static str,
+        want: &'static str,
+    },
 }
 
 impl TokenError {
@@ -152,6 +192,7 @@ impl TokenError {
                 | Self::BeforeIssued { .. }
                 | Self::NotYetValid
                 | Self::MissingClaim(_)
+                | Self::WrongClaim(_)
                 | Self::Subject
                 | Self::Type { .. }
         )
@@ -162,9 +203,8 @@ impl TokenError {
 pub struct Tokens {
     key: hmac::Key,
     issuer: String,
+    check_issuer: bool,
     skew: GoDuration,
-    /// Whether access tokens of ours carry no `exp`.
-    endless: bool,
     clock: Arc<dyn Clock>,
 }
 
@@ -178,25 +218,26 @@ impl std::fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// With the configured secret, issuer, clock skew and access token age.
+    /// With the configured secret, issuer and clock skew. `check_issuer`: whether `iss` must be ours; a member that
+    /// shares a secret does not know its host's issuer, so there it must not.
     #[must_use]
     pub fn new(
         secret: &JwtSecret,
         issuer: &str,
+        check_issuer: bool,
         skew: GoDuration,
-        access_token_max_age: GoDuration,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, secret.expose()),
             issuer: issuer.to_owned(),
+            check_issuer,
             skew,
-            endless: access_token_max_age.is_zero(),
             clock,
         }
     }
 
-    /// Issues a token; a lifetime of zero gives one without `exp`.
+    /// Issues a token. A lifetime of zero gives one without `exp`, which only a static token may be.
     #[must_use]
     pub fn issue(
         &self,
@@ -209,6 +250,7 @@ impl Tokens {
         let claims = Claims {
             iss: self.issuer.clone(),
             sub: user.to_owned(),
+            aud: Vec::new(),
             exp: (lifetime.0 > 0).then(|| {
                 i64::try_from((now.as_nanosecond() + i128::from(lifetime.0)) / 1_000_000_000)
                     .unwrap_or(i64::MAX)
@@ -219,17 +261,39 @@ impl Tokens {
             username: user.to_owned(),
             extra: extra.clone(),
         };
-        let payload = ENGINE.encode(kah_api::go_json::compact(&claims));
+        self.sign(&claims)
+    }
+
+    /// Signs claims as they are.
+    pub(crate) fn sign(&self, claims: &Claims) -> String {
+        let payload = ENGINE.encode(kah_api::go_json::compact(claims));
         let signed = format!("{HEADER}.{payload}");
         let tag = hmac::sign(&self.key, signed.as_bytes());
         format!("{signed}.{}", ENGINE.encode(tag.as_ref()))
     }
 
-    /// Verifies signature, times and shape, not what the token is for.
+    /// Verifies a token that should be of one of these types.
     ///
     /// # Errors
-    /// [`TokenError`], the first that applies in the original's order.
-    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+    /// [`TokenError`], the first that applies in the original's order, then those of S9. For a token of another type
+    /// the first of `types` is named as the one that is wanted.
+    pub fn verify(&self, token: &str, types: &[TokenType]) -> Result<Claims, TokenError> {
+        let claims = self.signed(token)?;
+        self.times(&claims)?;
+        let found = claims.token_type.as_str();
+        if !types.iter().any(|wanted| wanted.as_str() == found) {
+            return Err(TokenError::Type {
+                // Only words that are known go into an error.
+                found: TokenType::read(found).map_or("unknown", TokenType::as_str),
+                want: types.first().map_or("none", |wanted| wanted.as_str()),
+            });
+        }
+        self.issued(&claims)?;
+        Ok(claims)
+    }
+
+    /// What a token says whose signature is ours.
+    fn signed(&self, token: &str) -> Result<Claims, TokenError> {
         let mut parts = token.split('.');
         let (Some(header), Some(payload), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
@@ -237,7 +301,7 @@ impl Tokens {
             return Err(TokenError::Segments);
         };
         if token.len() > MAXIMUM_TOKEN {
-            return Err(TokenError::Segments);
+            return Err(TokenError::TooLong);
         }
         let algorithm = if header == HEADER {
             Ok(())
@@ -253,7 +317,10 @@ impl Tokens {
             .unwrap_or_default();
         let tag = decode(signature)?;
         hmac::verify(&self.key, signed.as_bytes(), &tag).map_err(|_| TokenError::Signature)?;
-        self.times(&claims)?;
+        // One signature has one spelling: leftover bits in its last letter would make two tokens of one.
+        if ENGINE.encode(&tag) != signature {
+            return Err(TokenError::Signature);
+        }
         Ok(claims)
     }
 
@@ -280,19 +347,32 @@ impl Tokens {
         {
             return Err(TokenError::NotYetValid);
         }
-        if !claims.sub.is_empty() && claims.sub != claims.username {
-            return Err(TokenError::Subject);
-        }
+        Ok(())
+    }
+
+    /// S9: what this program and the original always write must be there. The installer's static token holds none of it.
+    fn issued(&self, claims: &Claims) -> Result<(), TokenError> {
         if claims.username.is_empty() {
             return Err(TokenError::MissingClaim("username"));
         }
-        if claims.token_type != TokenType::Static.as_str() {
-            if claims.iat.is_none() {
-                return Err(TokenError::MissingClaim("iat"));
-            }
-            if claims.exp.is_none() && !self.endless {
-                return Err(TokenError::MissingClaim("exp"));
-            }
+        if !claims.sub.is_empty() && claims.sub != claims.username {
+            return Err(TokenError::Subject);
+        }
+        if claims.token_type == TokenType::Static.as_str() {
+            return Ok(());
+        }
+        if claims.exp.is_none() {
+            return Err(TokenError::MissingClaim("exp"));
+        }
+        if claims.iat.is_none() {
+            return Err(TokenError::MissingClaim("iat"));
+        }
+        if self.check_issuer && claims.iss != self.issuer {
+            return Err(TokenError::WrongClaim("iss"));
+        }
+        // One with an audience is for somebody else.
+        if !claims.aud.is_empty() {
+            return Err(TokenError::WrongClaim("aud"));
         }
         Ok(())
     }
