@@ -115,8 +115,6 @@ pub enum NameRule {
     Subdomain,
     /// RFC 1123 label, at most 63 characters (namespaces).
     Label,
-    /// RFC 1035 label (services).
-    Label1035,
     /// Any path segment: RBAC kinds (`system:node`).
     PathSegment,
 }

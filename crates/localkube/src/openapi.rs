@@ -68,8 +68,7 @@ impl Documents {
     }
 
     /// `GET /openapi/v2`, as JSON. Clients of this age read v3; v2 says only which API this is.
-    pub fn v2(&self, kinds: &[Arc<Kind>]) -> Bytes {
-        let _ = kinds;
+    pub fn v2(&self) -> Bytes {
         let document = json!({
             "swagger": "2.0",
             "info": {"title": "Kubernetes", "version": "v1.36.0"},
@@ -77,6 +76,12 @@ impl Documents {
             "definitions": {},
         });
         document.to_string().into()
+    }
+
+    /// The same document as an `openapi.v2.Document` in protobuf: kubectl asks for v2 in this form only,
+    /// when v3 does not know a kind.
+    pub fn v2_protobuf(&self) -> Bytes {
+        Bytes::from_static(b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.36.0")
     }
 
     /// Reads an object as the decoder of kube-apiserver does: fields that are null, unknown, or empty lists

@@ -89,7 +89,10 @@ impl FieldSelector {
             let equal = match value {
                 None | Some(Value::Null) => term.absent == term.value,
                 Some(Value::String(text)) => *text == term.value,
-                Some(other) => other.to_string() == term.value,
+                Some(other) => {
+                    let text = other.to_string();
+                    text == term.value
+                }
             };
             equal == term.equal
         })

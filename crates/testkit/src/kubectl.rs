@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
@@ -47,10 +48,20 @@ impl Kubectl {
         finish(command, input)
     }
 
-    /// Runs a line of shell in `folder`, in which `kubectl` is this one.
+    /// Runs a line of shell in `folder`, in which `kubectl` is this one; killed after ten minutes.
     pub fn shell(&self, line: &str, folder: &Path) -> Ran {
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(line).current_dir(folder);
+        self.shell_within(line, folder, Duration::from_secs(600))
+    }
+
+    /// The same, killed after `limit`, what it started included. The code is then 124.
+    pub fn shell_within(&self, line: &str, folder: &Path, limit: Duration) -> Ran {
+        let mut command = Command::new("timeout");
+        command
+            .arg("--kill-after=5")
+            .arg(limit.as_secs().to_string())
+            .args(["sh", "-c"])
+            .arg(line)
+            .current_dir(folder);
         self.environment(&mut command);
         finish(command, "")
     }

@@ -90,7 +90,7 @@ impl RealPlane {
                 "--feature-gates=NodeDeclaredFeatures=true,ExtendWebSocketsToKubelet=true".into(),
             ],
         )?;
-        let admin = client_certificate(&authority, "admin", &["system:masters"])?;
+        let admin = client_certificate(&authority, "kubernetes-admin", &["system:masters"])?;
         let kubeconfig = kubeconfig(&authority.pem(), port, &admin);
         write_private(&at("kubeconfig"), &kubeconfig)?;
         let controller_manager = Process::start(

@@ -138,7 +138,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .defaults(service::defaults)
             .created(service::prepare_create)
             .updated(service::prepare_update)
-            .names(NameRule::Label1035)
+            .names(NameRule::Label)
             .short(&["svc"])
             .all()
             .status()

@@ -95,6 +95,7 @@ pub(super) fn prepare_update(object: &mut Value, old: &Value) {
         let external = text(spec, "type") == "ExternalName";
         let was_external = text(&old_spec, "type") == "ExternalName";
         if !external && !was_external {
+            follow_first_address(spec, &old_spec);
             if text(spec, "clusterIP").is_empty() && items(spec, "clusterIPs").is_empty() {
                 for field in ["clusterIP", "clusterIPs"] {
                     if let Some(value) = old_spec.get(field) {
@@ -150,6 +151,18 @@ pub(super) fn prepare_update(object: &mut Value, old: &Value) {
         }
     });
     allocate(object);
+}
+
+/// A client that knows `clusterIP` only speaks for the first of `clusterIPs` as well.
+fn follow_first_address(spec: &mut Value, old_spec: &Value) {
+    let address = text(spec, "clusterIP").to_owned();
+    if !address.is_empty()
+        && address != text(old_spec, "clusterIP")
+        && spec.get("clusterIPs") == old_spec.get("clusterIPs")
+        && let Some(first) = items_mut(spec, "clusterIPs").first_mut()
+    {
+        *first = Value::from(address);
+    }
 }
 
 fn wants_node_ports(spec: &Value) -> bool {

@@ -54,7 +54,7 @@ pub async fn reconcile(context: Context, key: Key) -> Result<Option<Duration>, E
         .collect();
     members.sort_by(|a, b| {
         address(a)
-            .cmp(&address(b))
+            .cmp(address(b))
             .then(a.metadata.name.cmp(&b.metadata.name))
     });
     write_endpoints(&endpoints, &service, &members).await?;
@@ -240,8 +240,8 @@ async fn write_slice(context: &Context, service: &Service, members: &[Pod]) -> R
         .await
         .map_err(Error::doing("list endpoint slices"))?
         .items;
-    let mut groups: BTreeMap<Vec<(Option<String>, i32, String)>, Vec<discovery::Endpoint>> =
-        BTreeMap::new();
+    type Ports = Vec<(Option<String>, i32, String)>;
+    let mut groups: BTreeMap<Ports, Vec<discovery::Endpoint>> = BTreeMap::new();
     for pod in members {
         let ready = pods::is_ready(pod);
         let ending = pod.metadata.deletion_timestamp.is_some();

@@ -155,8 +155,9 @@ impl Garbage {
     }
 
     async fn watch(self, resource: ApiResource, stop: CancellationToken) {
-        let api = self.api(&resource, "");
-        let stream = watcher::metadata_watcher(api, watcher::Config::default()).default_backoff();
+        let client = self.context.client.clone();
+        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
+        let stream = watcher::watcher(api, watcher::Config::default()).default_backoff();
         let mut stream = std::pin::pin!(stream);
         let mut listed: BTreeSet<String> = BTreeSet::new();
         loop {

@@ -192,9 +192,8 @@ fn status(
     let available = waits.iter().filter(|wait| wait.is_zero()).count();
     let pause = waits.into_iter().filter(|wait| !wait.is_zero()).min();
     let old = set.status.as_ref();
-    let conditions = match failure {
-        None => None,
-        Some((reason, message)) => Some(vec![ReplicaSetCondition {
+    let conditions = failure.map(|(reason, message)| {
+        vec![ReplicaSetCondition {
             type_: "ReplicaFailure".to_owned(),
             status: "True".to_owned(),
             reason: Some(reason.to_owned()),
@@ -209,8 +208,8 @@ fn status(
                         .clone()
                 })
                 .or(Some(Time(now))),
-        }]),
-    };
+        }]
+    });
     let status = ReplicaSetStatus {
         replicas: count(active.len()),
         fully_labeled_replicas: nonzero(fully_labeled),

@@ -208,8 +208,11 @@ fn position(store: &Store, context: &Context) -> Result<(Option<u64>, Option<Str
                 "specifying resource version is not allowed when using continue",
             ));
         }
-        let invalid =
-            || ApiError::bad_request("continue key is not valid: it was not given by this server");
+        let invalid = || {
+            ApiError::bad_request(
+                "invalid continue token: continue key is not valid: it was not given by this server",
+            )
+        };
         let json = BASE64_URL_SAFE_NO_PAD
             .decode(token)
             .map_err(|_| invalid())?;

@@ -13,6 +13,9 @@ use super::answer::Form;
 use super::path::{Query, Target};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+/// How OpenAPI v2 in protobuf is asked for, and what the answer says of itself.
+const OPENAPI_V2_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const OPENAPI_V2_GIVEN: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 /// What `/readyz?verbose` lists.
 const CHECKS: [&str; 3] = ["ping", "log", "storage"];
 
@@ -51,6 +54,22 @@ fn wants_aggregated(request: &Request<Body>) -> bool {
 }
 
 impl Api {
+    fn openapi_v2(&self, request: &Request<Body>) -> Response<Body> {
+        let asked = request
+            .headers()
+            .get(ACCEPT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        if !asked.contains(OPENAPI_V2_ASKED) {
+            return Form::JSON.answer(StatusCode::OK, self.documents().v2());
+        }
+        let mut response = Form::JSON.answer(StatusCode::OK, self.documents().v2_protobuf());
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(OPENAPI_V2_GIVEN));
+        response
+    }
+
     /// Answers a request that names no resource.
     pub(super) fn system(
         &self,
@@ -102,8 +121,7 @@ impl Api {
             ["apis", group, version] => discovery::api_resource_list(kinds.all(), group, version),
             ["openapi", "v3"] => Some(self.documents().v3_index(kinds.all())),
             ["openapi", "v2"] => {
-                let bytes = self.documents().v2(kinds.all());
-                return Ok(Form::JSON.answer(StatusCode::OK, bytes));
+                return Ok(self.openapi_v2(request));
             }
             ["openapi", "v3", "api", version] => {
                 return Ok(self.openapi("", version));

@@ -19,18 +19,17 @@ impl Document {
         let mut json = Vec::with_capacity(1024);
         let mut offset = 0;
         json.push(b'{');
-        let mut written = 0;
         // An object without metadata still gets a resourceVersion.
         let absent = (!fields.contains_key("metadata")).then_some(("metadata", &Value::Null));
-        for (name, value) in fields
+        for (written, (name, value)) in fields
             .iter()
             .map(|(name, value)| (name.as_str(), value))
             .chain(absent)
+            .enumerate()
         {
             if written > 0 {
                 json.push(b',');
             }
-            written += 1;
             append_string(&mut json, name);
             json.push(b':');
             if name == "metadata" {

@@ -3,7 +3,6 @@
 use crate::kind::NameRule;
 
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const KEY: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const KEY_FORM: &str = "a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
@@ -60,14 +59,6 @@ pub(in crate::server) fn check_name(rule: NameRule, name: &str) -> Vec<String> {
             if !is_label(name) {
                 // A dot is not among the characters of a label; the rule says so by itself.
                 faults.push(LABEL.to_owned());
-            }
-        }
-        NameRule::Label1035 => {
-            if name.len() > 63 {
-                faults.push(too_long(63));
-            }
-            if !is_label(name) || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
-                faults.push(LABEL_1035.to_owned());
             }
         }
         NameRule::Subdomain => {
@@ -138,7 +129,6 @@ mod tests {
             (NameRule::Label, "a.b", false),
             (NameRule::Label, long.as_str(), false),
             (NameRule::Label, "1a", true),
-            (NameRule::Label1035, "1a", false),
             (NameRule::PathSegment, "system:node", true),
             (NameRule::PathSegment, "a%b", false),
             (NameRule::PathSegment, "..", false),
