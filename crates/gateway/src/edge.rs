@@ -60,6 +60,10 @@ pub(crate) fn enter(
     for name in identities {
         headers.remove(name);
     }
+    // Where a client says that it is somebody else's proxy, the chain begins anew with the address it really has.
+    if !hop {
+        headers.remove(FORWARDED_FOR);
+    }
     let path = uri.path();
     let mut query = Cow::Borrowed(uri.query().unwrap_or_default());
     if hop
@@ -198,6 +202,21 @@ mod tests {
             !headers.contains_key("authorization") && target == "/api/v1/pods",
             "{headers:?} {target}"
         );
+    }
+
+    #[test]
+    fn j11_a_chain_of_addresses_begins_at_the_edge() {
+        let sent = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "::1")];
+        for place in [Place::Host, Place::Member] {
+            let (headers, _) = entered(place, &sent, "/api/v1/pods");
+            assert!(!headers.contains_key("x-forwarded-for"), "{place:?}");
+        }
+        // What the kube-apiserver in front of a member wrote stays.
+        let via = [("x-forwarded-for", "10.0.0.1"), ("x-forwarded-uri", VIA)];
+        let (headers, _) = entered(Place::Member, &via, "/api/v1/pods");
+        assert_eq!(headers["x-forwarded-for"], "10.0.0.1");
+        let (headers, _) = entered(Place::Host, &via, "/api/v1/pods");
+        assert!(!headers.contains_key("x-forwarded-for"));
     }
 
     #[test]

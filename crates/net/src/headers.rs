@@ -79,12 +79,36 @@ pub fn response_header_passes(name: &HeaderName) -> bool {
 pub(crate) fn request_headers(client: &HeaderMap, added: HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(client.len().saturating_add(added.len()));
     for (name, value) in client {
-        if request_header_passes(name) {
+        if name == header::SEC_WEBSOCKET_PROTOCOL {
+            if let Some(value) = subprotocols(value) {
+                headers.append(name.clone(), value);
+            }
+        } else if request_header_passes(name) {
             headers.append(name.clone(), value.clone());
         }
     }
     replace(&mut headers, added);
     headers
+}
+
+/// Browsers, which cannot set headers on a websocket, may name a token among the subprotocols, and a kube-apiserver believes it.
+const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// The subprotocols of one header line without those that are an identity; `None` where nothing else is there.
+fn subprotocols(value: &HeaderValue) -> Option<HeaderValue> {
+    let text = value.to_str().ok()?;
+    let is_identity = |name: &&str| {
+        name.get(..TOKEN_PROTOCOL.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(TOKEN_PROTOCOL))
+    };
+    let names = text.split(',').map(str::trim);
+    let kept: Vec<&str> = names
+        .filter(|name| !name.is_empty() && !is_identity(name))
+        .collect();
+    if kept.is_empty() {
+        return None;
+    }
+    HeaderValue::try_from(kept.join(", ")).ok()
 }
 
 fn replace(headers: &mut HeaderMap, added: HeaderMap) {
@@ -185,6 +209,54 @@ pub fn upgrade_protocols(headers: &HeaderMap) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn w4_a_token_among_subprotocols_does_not_travel() {
+        for (sent, travels) in [
+            ("v5.channel.k8s.io", Some("v5.channel.k8s.io")),
+            (
+                "v5.channel.k8s.io,v4.channel.k8s.io",
+                Some("v5.channel.k8s.io, v4.channel.k8s.io"),
+            ),
+            ("base64url.bearer.authorization.k8s.io.c2VjcmV0", None),
+            (
+                "base64url.bearer.authorization.k8s.io.c2VjcmV0, v5.channel.k8s.io",
+                Some("v5.channel.k8s.io"),
+            ),
+            (
+                "v5.channel.k8s.io ,\tBase64URL.Bearer.Authorization.K8s.io.c2VjcmV0",
+                Some("v5.channel.k8s.io"),
+            ),
+            ("base64url.bearer.authorization.k8s.io.", None),
+            ("", None),
+        ] {
+            let mut client = HeaderMap::new();
+            client.insert(header::SEC_WEBSOCKET_PROTOCOL, sent.parse().unwrap());
+            let headers = request_headers(&client, HeaderMap::new());
+            let found = headers.get(header::SEC_WEBSOCKET_PROTOCOL);
+            assert_eq!(
+                found.map(|value| value.to_str().unwrap()),
+                travels,
+                "{sent}"
+            );
+        }
+        // On lines of their own, and as bytes that are no text.
+        let mut client = HeaderMap::new();
+        for line in [
+            &b"v4.channel.k8s.io"[..],
+            b"base64url.bearer.authorization.k8s.io.x",
+            b"base64url.bearer.authorization.k8s.io.\xff",
+        ] {
+            let line = HeaderValue::from_bytes(line).unwrap();
+            client.append(header::SEC_WEBSOCKET_PROTOCOL, line);
+        }
+        let headers = request_headers(&client, HeaderMap::new());
+        let all: Vec<_> = headers
+            .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+            .iter()
+            .collect();
+        assert_eq!(all, ["v4.channel.k8s.io"]);
+    }
 
     #[test]
     fn lists_are_sorted() {

@@ -11,4 +11,5 @@ mod identity;
 mod room;
 mod routes;
 mod security;
+mod tokens;
 mod wire;

@@ -9,7 +9,7 @@ use axum::{
 };
 use http::{HeaderMap, Request, Response, StatusCode};
 use kah_cluster::Registry;
-use kah_gateway::{Audit, Client, Gateway, GatewayParts, KubeProxy, Record, Settings};
+use kah_gateway::{Audit, Callers, Client, Gateway, GatewayParts, KubeProxy, Record, Settings};
 use kah_net::Limits;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
@@ -146,11 +146,29 @@ impl Room {
         Self::new(true).await
     }
 
+    /// A host with callers of another kind.
+    pub async fn host_with(callers: Arc<dyn Callers>) -> Self {
+        Self::over(true, Some(callers), |_| ()).await
+    }
+
+    /// A host whose own credential is this one.
+    pub async fn host_as(account: kube::config::AuthInfo) -> Self {
+        Self::over(true, None, |config| config.auth_info = account).await
+    }
+
     pub async fn member() -> Self {
         Self::new(false).await
     }
 
     async fn new(multicluster: bool) -> Self {
+        Self::over(multicluster, None, |_| ()).await
+    }
+
+    async fn over(
+        multicluster: bool,
+        others: Option<Arc<dyn Callers>>,
+        change: impl FnOnce(&mut kube::Config),
+    ) -> Self {
         let (kube, member) = (Standin::start("kube").await, Standin::start("member").await);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let registry = Registry::new(Limits::default(), stop.clone(), tasks.clone());
@@ -173,11 +191,12 @@ impl Room {
         registry.replace(objects);
         let mut config = kube::Config::new(kube.address.parse().unwrap());
         config.auth_info.token = Some("server-account".to_owned().into());
+        change(&mut config);
         let kube_proxy = KubeProxy::new(&config, Limits::default(), stop, tasks).unwrap();
         let (callers, records) = (Arc::new(Script::default()), Arc::new(Records::default()));
         let gateway = Gateway::new(GatewayParts {
             settings: settings(multicluster),
-            callers: callers.clone(),
+            callers: others.unwrap_or_else(|| callers.clone()),
             registry,
             kube: kube_proxy,
             audit: records.clone(),

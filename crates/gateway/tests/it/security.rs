@@ -306,3 +306,115 @@ async fn j4_authorizations_that_say_nothing_or_two_things() {
     }
     assert_eq!((room.kube.count(), room.member.count()), (0, 0));
 }
+
+#[tokio::test]
+async fn h9_without_our_own_credential_nothing_is_sent() {
+    let account = kube::config::AuthInfo {
+        token_file: Some("/nonexistent/token".into()),
+        ..kube::config::AuthInfo::default()
+    };
+    let room = Room::host_as(account).await;
+    let answer = room.ask("GET", "/api/v1/pods", &[ADMIN], "").await;
+    assert_eq!(answer.status, 500, "{answer:?}");
+    assert_eq!(room.kube.count(), 0);
+    // Nor is it ever used for nobody: a member is asked as its caller.
+    for target in ["/clusters/m1/api/v1/pods", "/api/clusters/m1/v1/pods"] {
+        assert_eq!(room.ask("GET", target, &[], "").await.status, 401);
+    }
+    assert_eq!(room.member.count(), 0);
+}
+
+/// Names that mean something to somebody on the way.
+const NAMES: [&str; 26] = [
+    "accept",
+    "accept-language",
+    "cookie",
+    "forwarded",
+    "host",
+    "if-match",
+    "keep-alive",
+    "proxy-authorization",
+    "range",
+    "te",
+    "trailer",
+    "user-agent",
+    "x-auth-request-user",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-uri",
+    "x-forwarded-user",
+    "x-http-method-override",
+    "x-kubesphere-authorization",
+    "x-kubesphere-rawquery",
+    "x-original-url",
+    "x-remote-extra-scopes",
+    "x-remote-group",
+    "x-remote-user",
+    "x-webauth-user",
+];
+
+#[test]
+fn h8_what_goes_out_is_within_the_list_and_has_one_identity() {
+    use proptest::{collection, prelude::*, test_runner::TestRunner};
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let room = runtime.block_on(Room::host());
+    let name = prop_oneof![
+        proptest::sample::select(&NAMES[..]).prop_map(str::to_owned),
+        "x-[a-z]{1,12}",
+        "impersonate-[a-z]{1,6}",
+        Just("connection".to_owned()),
+    ];
+    let value = prop_oneof![
+        "[ -~]{0,24}",
+        Just("Bearer admin".to_owned()),
+        Just("authorization, x-kubesphere-authorization, host".to_owned()),
+        Just("/api/v1/namespaces/kubesphere-system/services/:ks-apiserver:/proxy/x".to_owned()),
+    ];
+    let headers = collection::vec((name, value), 0..12);
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(200));
+    let sent = std::sync::atomic::AtomicUsize::new(0);
+    let checked = runner.run(&headers, |headers| {
+        let mut all: Vec<(&str, &str)> = vec![ADMIN];
+        all.extend(
+            headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str())),
+        );
+        let impersonates = headers
+            .iter()
+            .any(|(name, _)| name.starts_with("impersonate-"));
+        for (target, standin, identity) in [
+            ("/api/v1/pods", &room.kube, "Bearer server-account"),
+            ("/clusters/m1/api/v1/pods", &room.member, "Bearer admin"),
+        ] {
+            let before = standin.count();
+            let answer = runtime.block_on(room.ask("GET", target, &all, ""));
+            if impersonates {
+                prop_assert_eq!(answer.status, 403);
+                prop_assert_eq!(standin.count(), before);
+                continue;
+            }
+            // A `Connection: upgrade` by chance is refused, as this request has no connection.
+            prop_assert!(answer.status == 200 || answer.status == 400, "{:?}", answer);
+            if standin.count() == before {
+                continue;
+            }
+            sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let seen = standin.last();
+            let identities: Vec<_> = seen.headers.get_all("authorization").iter().collect();
+            prop_assert_eq!(identities, [identity]);
+            for name in seen.headers.keys() {
+                let ours = ["authorization", "host", "x-request-id", "content-length"];
+                prop_assert!(
+                    kah_net::request_header_passes(name) || ours.contains(&name.as_str()),
+                    "{}",
+                    name
+                );
+            }
+        }
+        Ok(())
+    });
+    checked.unwrap();
+    assert!(sent.into_inner() > 20, "it must have seen requests go out");
+}

@@ -176,7 +176,8 @@ fn j1_a_signature_has_one_spelling() {
 
 #[test]
 fn j2_times_and_claims_are_checked() {
-    let cases: [(&str, fn(&mut Claims), &str); 12] = [
+    type Case = (&'static str, fn(&mut Claims), &'static str);
+    let cases: [Case; 12] = [
         (
             "over",
             |c| c.exp = Some(NOW - 90),
