@@ -1,5 +1,7 @@
 //! One whole cluster: storage, API, TLS listener, controllers and node, started and stopped together.
 
+mod endpoints;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -240,7 +242,13 @@ impl Cluster {
                     message: refused.error.message,
                 })?;
         }
-        Ok(())
+        endpoints::write(&self.client(), self.address)
+            .await
+            .map_err(|error| Error::Object {
+                cluster: options.name.clone(),
+                what: "the endpoints of default/kubernetes".to_owned(),
+                message: error.to_string(),
+            })
     }
 
     async fn run_workers(

@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::{Body, BoxError};
 use crate::kind::Kind;
+use crate::registry::DEFINITIONS;
 use crate::selector::Selector;
 use crate::status::ApiError;
-use crate::store::{Event, Store, StoreError, Stored, Watch, prefix};
+use crate::store::{Event, Key, Store, StoreError, Stored, Watch, prefix};
 
 use super::answer::{Form, Format, View};
 use super::context::{Context, in_version, options_fault};
@@ -35,6 +36,8 @@ struct Stream {
     form: Form,
     selector: Selector,
     watch: Watch,
+    /// Changes of the definition that the kind comes from, unless it is built in.
+    definition: Option<Watch>,
     /// Lines that are ready.
     ready: VecDeque<Bytes>,
     bookmarks: bool,
@@ -126,12 +129,22 @@ pub(super) fn watch(
             return Ok(respond(context.form, stream::iter([Ok(Frame::data(line))])));
         }
     };
+    let name = match context.kind.group.as_str() {
+        "" => context.kind.plural.clone(),
+        group => format!("{}.{group}", context.kind.plural),
+    };
+    let definition = match store.get(&Key::new(DEFINITIONS, "", &name)) {
+        // From the revision that was read: an end between here and there is not missed.
+        Some(stored) => store.watch(DEFINITIONS, &name, stored.revision).ok(),
+        None => None,
+    };
     let start = Instant::now();
     let mut stream = Stream {
         kind: context.kind.clone(),
         form: context.form,
         selector,
         watch,
+        definition,
         ready: VecDeque::new(),
         bookmarks,
         next_bookmark: start + BOOKMARKS,
@@ -190,6 +203,21 @@ fn line(kind: &str, object: &[u8]) -> Bytes {
     line.into()
 }
 
+/// Ends when the definition has been removed; of a built-in kind never.
+async fn removed(definition: &mut Option<Watch>) {
+    let Some(watch) = definition else {
+        return std::future::pending().await;
+    };
+    loop {
+        match watch.next().await {
+            Ok(events) if events.iter().any(|event| event.deleted) => return,
+            Ok(_) => {}
+            // Too far behind to know, or the store is closed: a new watch finds out.
+            Err(_) => return,
+        }
+    }
+}
+
 impl Stream {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
@@ -205,7 +233,14 @@ impl Stream {
                 self.end
             };
             tokio::select! {
+                biased;
                 () = self.shutdown.cancelled() => self.over = true,
+                () = removed(&mut self.definition) => {
+                    // What was deleted with the definition is told before the end.
+                    let events = self.watch.poll();
+                    self.take_in(events);
+                    self.over = true;
+                }
                 events = self.watch.next() => self.take_in(events),
                 () = tokio::time::sleep_until(wake) => {
                     let now = Instant::now();

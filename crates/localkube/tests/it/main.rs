@@ -1,5 +1,9 @@
 //! The room from outside.
 
+mod cluster;
 mod durability;
+mod exec;
 mod model;
+mod pods;
 mod rest;
+mod support;
