@@ -191,6 +191,8 @@ async fn probes_decide_about_readiness_and_restarts() {
         probes.push(json!({"httpGet": {"host": "127.0.0.1", "port": port}, "periodSeconds": 1, "failureThreshold": 1}));
     }
     probes[0]["failureThreshold"] = json!(1000);
+    // Time to let the next process live before it is asked for the first time.
+    probes[2]["initialDelaySeconds"] = json!(2);
     let extra =
         json!({"startupProbe": probes[0], "readinessProbe": probes[1], "livenessProbe": probes[2]});
     create_pod(&client, "p", pod_spec("echo pid=$$$$; read line", extra)).await;
