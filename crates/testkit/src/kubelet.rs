@@ -72,10 +72,18 @@ impl Kubelet {
     /// Tells kube-apiserver where to ask, and that it may do so by websocket.
     async fn announce(&self, client: kube::Client, name: &str) -> Result<()> {
         let nodes: Api<NodeObject> = Api::all(client);
+        // The node writes its status once, when it becomes ready; what is said before that is lost.
         crate::eventually(
             std::time::Duration::from_secs(30),
-            "the Node object",
-            async || nodes.get_opt(name).await.ok().flatten().is_some(),
+            "a ready Node",
+            async || {
+                nodes
+                    .get_opt(name)
+                    .await
+                    .ok()
+                    .flatten()
+                    .is_some_and(is_ready)
+            },
         )
         .await?;
         let status = serde_json::json!({"status": {
@@ -89,6 +97,14 @@ impl Kubelet {
             .context("announcing the kubelet's port")?;
         Ok(())
     }
+}
+
+fn is_ready(node: NodeObject) -> bool {
+    let conditions = node.status.and_then(|status| status.conditions);
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn certificate() -> Result<ServerConfig> {
