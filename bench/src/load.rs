@@ -70,6 +70,7 @@ impl Work {
                 .header("authorization", format!("Bearer {}", self.token))
                 .header("accept", "application/json")
                 .body(Empty::<Bytes>::new())?;
+            sender.ready().await?;
             let begun = Instant::now();
             let response = sender.send_request(request).await?;
             let status = response.status();
