@@ -18,8 +18,10 @@ test: lint nextest doctest deny
 lint: format clippy tidy
 
 bench:
-	scripts/need cc
-	cargo bench --locked --workspace
+	scripts/need cc kubectl
+	cargo bench --locked --workspace --benches
+	cargo build --release --locked -p kah-cli -p kah-bench
+	target/release/kah-bench
 
 format:
 	cargo fmt --all --check
