@@ -80,30 +80,12 @@ pub async fn follow_users(
     cancel: CancellationToken,
     synced: impl FnOnce() + Send,
 ) {
-    let mut synced = Some(synced);
-    let mut listed = Vec::new();
-    let stream = watcher(Api::<User>::all(client), watcher::Config::default()).default_backoff();
-    let mut stream = std::pin::pin!(stream);
-    loop {
-        let event = tokio::select! {
-            () = cancel.cancelled() => return,
-            event = stream.try_next() => event,
-        };
-        match event {
-            Ok(Some(watcher::Event::Init)) => listed.clear(),
-            Ok(Some(watcher::Event::InitApply(user))) => listed.push(user),
-            Ok(Some(watcher::Event::InitDone)) => {
-                users.replace(std::mem::take(&mut listed));
-                if let Some(synced) = synced.take() {
-                    synced();
-                }
-            }
-            Ok(Some(watcher::Event::Apply(user))) => users.apply(user),
-            Ok(Some(watcher::Event::Delete(user))) => users.remove(&user.name_any()),
-            Ok(None) => return,
-            Err(error) => tracing::warn!(%error, "watch users"),
-        }
-    }
+    let take = |change: Change<User>| match change {
+        Change::All(listed) => users.replace(listed),
+        Change::Apply(user) => users.apply(user),
+        Change::Delete(user) => users.remove(&user.name_any()),
+    };
+    follow(client, "watch users", take, cancel, synced).await;
 }
 
 /// Keeps global role bindings current until cancelled. `synced` is called after the first whole list.
@@ -113,13 +95,40 @@ pub async fn follow_roles(
     cancel: CancellationToken,
     synced: impl FnOnce() + Send,
 ) {
+    let take = |change: Change<GlobalRoleBinding>| match change {
+        Change::All(listed) => roles.replace(listed),
+        Change::Apply(binding) => roles.apply(binding),
+        Change::Delete(binding) => roles.remove(&binding.name_any()),
+    };
+    follow(client, "watch global role bindings", take, cancel, synced).await;
+}
+
+/// What a watch tells.
+enum Change<K> {
+    /// Everything there is; what is not in it is gone.
+    All(Vec<K>),
+    Apply(K),
+    Delete(K),
+}
+
+/// Hands on the changes of one kind until cancelled; a watch that fails is begun again, with growing pauses.
+async fn follow<K>(
+    client: Client,
+    doing: &'static str,
+    mut take: impl FnMut(Change<K>) + Send,
+    cancel: CancellationToken,
+    synced: impl FnOnce() + Send,
+) where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + 'static,
+{
     let mut synced = Some(synced);
     let mut listed = Vec::new();
-    let stream = watcher(
-        Api::<GlobalRoleBinding>::all(client),
-        watcher::Config::default(),
-    )
-    .default_backoff();
+    let stream = watcher(Api::<K>::all(client), watcher::Config::default()).default_backoff();
     let mut stream = std::pin::pin!(stream);
     loop {
         let event = tokio::select! {
@@ -128,17 +137,17 @@ pub async fn follow_roles(
         };
         match event {
             Ok(Some(watcher::Event::Init)) => listed.clear(),
-            Ok(Some(watcher::Event::InitApply(binding))) => listed.push(binding),
+            Ok(Some(watcher::Event::InitApply(object))) => listed.push(object),
             Ok(Some(watcher::Event::InitDone)) => {
-                roles.replace(std::mem::take(&mut listed));
+                take(Change::All(std::mem::take(&mut listed)));
                 if let Some(synced) = synced.take() {
                     synced();
                 }
             }
-            Ok(Some(watcher::Event::Apply(binding))) => roles.apply(binding),
-            Ok(Some(watcher::Event::Delete(binding))) => roles.remove(&binding.name_any()),
+            Ok(Some(watcher::Event::Apply(object))) => take(Change::Apply(object)),
+            Ok(Some(watcher::Event::Delete(object))) => take(Change::Delete(object)),
             Ok(None) => return,
-            Err(error) => tracing::warn!(%error, "watch global role bindings"),
+            Err(error) => tracing::warn!(%error, "{doing}"),
         }
     }
 }
