@@ -1,7 +1,6 @@
 //! `kah apiserver`: ks-apiserver of a host or a member, as its configuration says.
 
 use std::{
-    env,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,8 +9,8 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use kah_api::config::{ConfigError, Configuration};
-use kah_cluster::Registry;
+use kah_api::config::ConfigError;
+use kah_cluster::{Host, Registry};
 use kah_gateway::{
     AuditLog, Encryption, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits,
     Sessions, Settings,
@@ -23,17 +22,19 @@ use kah_iam::{
     users::{Users, follow_roles, follow_users},
 };
 use kah_net::Limits;
-use tokio::{io::AsyncReadExt, net::TcpListener, sync::oneshot};
+use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{failure::Failure, logging};
+use crate::{
+    failure::Failure,
+    logging,
+    process::{below, configuration, end_on_signal, find_configuration, kube_config, root},
+};
 
 /// Between two looks at the configuration's file.
 const LOOK: Duration = Duration::from_millis(500);
 /// For the first lists of what is watched.
 const SYNC: Duration = Duration::from_secs(60);
-/// Below the container's root: what a kubelet mounts.
-const SERVICE_ACCOUNT: &str = "var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Flags of `kah apiserver`. Those of the original that have no meaning here are accepted and say so.
 #[derive(Debug, Clone, Args)]
@@ -116,7 +117,12 @@ async fn serve(
     let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let cache = Arc::new(MemoryCache::new(Arc::clone(&clock)));
-    let authentication = Authentication::new(&configuration, cache, Arc::clone(&users), clock);
+    let authentication = Authentication::new(
+        &configuration,
+        cache,
+        Arc::clone(&users),
+        Arc::clone(&clock),
+    );
     let callers = Arc::new(Sessions::new(
         &configuration,
         authentication,
@@ -165,6 +171,11 @@ async fn serve(
     let gateway = Gateway::new(GatewayParts {
         settings: Settings::from(&configuration),
         callers: callers.clone(),
+        host: host.then(|| Host {
+            client,
+            registry: registry.clone(),
+            clock: Arc::clone(&clock),
+        }),
         registry,
         kube,
         audit: Arc::new(AuditLog),
@@ -179,7 +190,7 @@ async fn serve(
     tasks.spawn(async move {
         let counters = ReloadCounters::default();
         let apply = |text: &str| {
-            let configuration = self::configuration(text)?;
+            let configuration = crate::process::configuration(text)?;
             callers.reload(&configuration);
             reloading.reload(Settings::from(&configuration));
             Ok::<(), ConfigError>(())
@@ -202,45 +213,6 @@ async fn serve(
     .await;
     connections.cancel();
     ended.context("serve")
-}
-
-/// The folder that stands for `/`: a Pod that runs as a local process has its own.
-fn root() -> PathBuf {
-    env::var_os("KAH_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from)
-}
-
-fn find_configuration(given: Option<&Path>, root: &Path) -> anyhow::Result<PathBuf> {
-    if let Some(path) = given {
-        return Ok(path.to_owned());
-    }
-    let mounted = root.join("etc/kubesphere");
-    let here = env::current_dir().unwrap_or_default();
-    let names = ["kubesphere.json", "kubesphere.yaml", "kubesphere.yml"];
-    for folder in [&mounted, &here] {
-        for name in names {
-            let path = folder.join(name);
-            if path.is_file() {
-                return Ok(path);
-            }
-        }
-    }
-    bail!(
-        "Failed to load configuration from disk: Config File \"kubesphere\" Not Found in \"[{} {}]\"",
-        mounted.display(),
-        here.display()
-    )
-}
-
-fn configuration(text: &str) -> Result<Configuration, ConfigError> {
-    let environment = env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    let configuration = Configuration::read(text, &environment)?;
-    configuration.validate()?;
-    for finding in configuration.findings() {
-        tracing::warn!("kubesphere.yaml: {finding}");
-    }
-    Ok(configuration)
 }
 
 fn listener(args: &Arguments, root: &Path) -> anyhow::Result<(SocketAddr, Encryption)> {
@@ -275,11 +247,6 @@ fn listener(args: &Arguments, root: &Path) -> anyhow::Result<(SocketAddr, Encryp
     Ok((at(args.secure_port), Encryption::Tls(Arc::new(tls))))
 }
 
-/// A path as the container sees it.
-fn below(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
-}
-
 fn tls(chain: &Path, key: &Path) -> anyhow::Result<rustls::ServerConfig> {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
     let certificates = CertificateDer::pem_file_iter(chain)
@@ -296,88 +263,4 @@ fn tls(chain: &Path, key: &Path) -> anyhow::Result<rustls::ServerConfig> {
         .context("use the certificate and its key")?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(tls)
-}
-
-/// From a kubeconfig, or from what a kubelet gives every Pod, below our own root.
-async fn kube_config(kubeconfig: Option<&Path>, root: &Path) -> anyhow::Result<kube::Config> {
-    use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
-    if let Some(path) = kubeconfig {
-        let read =
-            Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
-        return kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-            .await
-            .with_context(|| format!("use {}", path.display()));
-    }
-    let variable = |name: &str| {
-        env::var(name)
-            .with_context(|| format!("{name} is not set; is this a Pod? if not, use --kubeconfig"))
-    };
-    let (host, port) = (
-        variable("KUBERNETES_SERVICE_HOST")?,
-        variable("KUBERNETES_SERVICE_PORT")?,
-    );
-    let host = if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host
-    };
-    let folder = root.join(SERVICE_ACCOUNT);
-    let authority = folder.join("ca.crt");
-    let pem = std::fs::read(&authority).with_context(|| format!("read {}", authority.display()))?;
-    let mut config = kube::Config::new(
-        format!("https://{host}:{port}")
-            .parse()
-            .context("read KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT")?,
-    );
-    config.root_cert =
-        Some(certificates(&pem).with_context(|| format!("read {}", authority.display()))?);
-    config.auth_info = AuthInfo {
-        token_file: Some(folder.join("token").to_string_lossy().into_owned()),
-        ..AuthInfo::default()
-    };
-    Ok(config)
-}
-
-fn certificates(pem: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
-    let certificates = CertificateDer::pem_slice_iter(pem)
-        .map(|certificate| certificate.map(|der| der.to_vec()))
-        .collect::<Result<Vec<_>, _>>()?;
-    if certificates.is_empty() {
-        bail!("there is no certificate in it");
-    }
-    Ok(certificates)
-}
-
-/// The usual signals; and, where a parent asked for it, the end of standard input: a Pod never outlives what runs it.
-async fn end_on_signal(stop: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let terminated = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => {
-                terminate.recv().await;
-            }
-            Err(_) => std::future::pending().await,
-        }
-    };
-    let orphaned = async {
-        if env::var_os("KAH_PARENT_PIPE").is_none_or(|value| value != "1") {
-            return std::future::pending().await;
-        }
-        let mut input = tokio::io::stdin();
-        let mut ignored = [0_u8; 256];
-        while matches!(input.read(&mut ignored).await, Ok(read) if read > 0) {}
-    };
-    let interrupted = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = terminated => tracing::info!("asked to end"),
-        () = interrupted => tracing::info!("interrupted"),
-        () = orphaned => tracing::info!("the program that ran this one has gone"),
-    }
-    stop.cancel();
 }

@@ -10,6 +10,7 @@ mod hub;
 mod logging;
 mod login;
 mod output;
+mod process;
 mod up;
 
 use std::process::ExitCode;

@@ -6,7 +6,9 @@
 
 pub mod doctor;
 mod forward;
+mod host;
 mod kubeconfig;
+mod kubernetes;
 mod location;
 mod member;
 mod peek;
@@ -15,8 +17,10 @@ mod registry;
 mod target;
 
 pub use forward::{CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER};
+pub use host::Host;
 pub use kah_api::access::AccessCode;
 pub use kubeconfig::{Kubeconfig, SettingsError};
+pub use kubernetes::fault_of;
 pub use location::Form;
 pub use member::{Member, Readiness, Route};
 pub use refusal::{Origin, code_of_answer, code_of_fault};

@@ -1,6 +1,6 @@
 //! One cluster of the fleet.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kah_net::{Address, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
@@ -11,6 +11,8 @@ use crate::{Kubeconfig, SettingsError};
 
 /// The label whose presence makes a Cluster the host.
 const HOST_LABEL: &str = "cluster-role.kubesphere.io/host";
+/// What annotations of ours begin with.
+const ANNOTATIONS: &str = "hub.kubeaihub.io/";
 
 /// Whether requests are sent to a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +56,9 @@ pub struct Member {
     pub(crate) readiness: Readiness,
     pub(crate) connection: Connection,
     pub(crate) route: Result<(Route, Address), SettingsError>,
+    pub(crate) kubernetes: Result<Upstream, SettingsError>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) deleting: bool,
 }
 
 impl Member {
@@ -89,10 +94,33 @@ impl Member {
         self.route.as_ref().map(|(route, _)| route)
     }
 
+    /// Its kube-apiserver, with the credential that the host stores for it. Callers' requests never go this way.
+    ///
+    /// # Errors
+    /// Why there is no way to it.
+    pub fn kubernetes(&self) -> Result<kube::Client, &SettingsError> {
+        self.kubernetes.as_ref().map(crate::kubernetes::client)
+    }
+
+    /// An annotation of the Cluster object; those of ours begin with `hub.kubeaihub.io/`.
+    #[must_use]
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.annotations.get(name).map(String::as_str)
+    }
+
+    /// Whether the Cluster object is on its way out.
+    #[must_use]
+    pub fn is_deleting(&self) -> bool {
+        self.deleting
+    }
+
     /// Ends at once everything that goes on with it.
     pub(crate) fn close(&self) {
         if let Ok((route, _)) = &self.route {
             route.upstream().close();
+        }
+        if let Ok(upstream) = &self.kubernetes {
+            upstream.close();
         }
     }
 }
@@ -182,12 +210,20 @@ pub(crate) fn member(
             }
         };
     let same = before.filter(|before| before.uid == uid && before.connection == connection);
-    let route = match (unreadable, same) {
-        (Some(error), _) => Err(error),
-        (None, Some(same)) => same.route.clone(),
-        (None, None) => route(&connection, shared),
+    let (route, kubernetes) = match (unreadable, same) {
+        (Some(error), _) => (Err(error.clone()), Err(error)),
+        (None, Some(same)) => (same.route.clone(), same.kubernetes.clone()),
+        (None, None) => ways(&connection, shared),
     };
+    let annotations = object.metadata.annotations.iter().flatten();
     Some(Member {
+        // Of those of others there may be any number and size.
+        annotations: annotations
+            .filter(|(name, _)| name.starts_with(ANNOTATIONS))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+        deleting: object.metadata.deletion_timestamp.is_some(),
+        kubernetes,
         name,
         uid,
         host,
@@ -207,29 +243,54 @@ fn readiness(conditions: Vec<Condition>) -> Readiness {
         })
 }
 
-fn route(connection: &Connection, shared: &Shared) -> Result<(Route, Address), SettingsError> {
-    let kubeconfig = if connection.kubeconfig.is_empty() {
-        None
-    } else {
-        let yaml = STANDARD
-            .decode(connection.kubeconfig.trim())
-            .map_err(|_| SettingsError::Unreadable("it is not base64".into()))?;
-        Some(Kubeconfig::read(&yaml)?)
-    };
+/// The way of callers' requests, and our own way to the kube-apiserver. They are one where the first leads through the second.
+fn ways(
+    connection: &Connection,
+    shared: &Shared,
+) -> (
+    Result<(Route, Address), SettingsError>,
+    Result<Upstream, SettingsError>,
+) {
+    let kubernetes = kubernetes(connection, shared);
     if connection.r#type != "proxy" && connection.kubesphere.is_empty() {
-        let kubeconfig = kubeconfig.ok_or(SettingsError::Missing)?;
-        let address = if connection.kubernetes.is_empty() {
-            kubeconfig.server
-        } else {
-            endpoint(
-                "spec.connection.kubernetesAPIEndpoint",
-                &connection.kubernetes,
-            )?
-        };
-        let mut settings = settings(address.clone(), kubeconfig.tls, shared);
-        settings.credential = kubeconfig.credential;
-        return Ok((Route::ServiceProxy(upstream(settings)?), address));
+        let route = kubernetes
+            .clone()
+            .map(|(upstream, address)| (Route::ServiceProxy(upstream), address));
+        return (route, kubernetes.map(|(upstream, _)| upstream));
     }
+    let route = match &kubernetes {
+        // An endpoint does not need a kubeconfig; one that is there has to be good.
+        Err(error) if !connection.kubeconfig.is_empty() => Err(error.clone()),
+        _ => direct(connection, shared),
+    };
+    (route, kubernetes.map(|(upstream, _)| upstream))
+}
+
+fn kubernetes(
+    connection: &Connection,
+    shared: &Shared,
+) -> Result<(Upstream, Address), SettingsError> {
+    if connection.kubeconfig.is_empty() {
+        return Err(SettingsError::Missing);
+    }
+    let yaml = STANDARD
+        .decode(connection.kubeconfig.trim())
+        .map_err(|_| SettingsError::Unreadable("it is not base64".into()))?;
+    let kubeconfig = Kubeconfig::read(&yaml)?;
+    let address = if connection.kubernetes.is_empty() {
+        kubeconfig.server
+    } else {
+        endpoint(
+            "spec.connection.kubernetesAPIEndpoint",
+            &connection.kubernetes,
+        )?
+    };
+    let mut settings = settings(address.clone(), kubeconfig.tls, shared);
+    settings.credential = kubeconfig.credential;
+    Ok((upstream(settings)?, address))
+}
+
+fn direct(connection: &Connection, shared: &Shared) -> Result<(Route, Address), SettingsError> {
     if connection.kubesphere.is_empty() {
         return Err(SettingsError::Missing);
     }

@@ -22,7 +22,7 @@ use kah_api::{
     path::{ClusterForm, Target, parse},
     status::Status,
 };
-use kah_cluster::Registry;
+use kah_cluster::{Host, Registry};
 
 use crate::{
     answer::{self, routing_error},
@@ -49,6 +49,8 @@ pub struct GatewayParts {
     pub callers: Arc<dyn Callers>,
     /// The clusters of the fleet; used by a host only.
     pub registry: Registry,
+    /// What a host knows and holds toward its members; a member has none.
+    pub host: Option<Host>,
     /// The way to this cluster's kube-apiserver.
     pub kube: KubeProxy,
     /// Keeps the records.
@@ -72,6 +74,7 @@ pub(crate) struct Inner {
     pub(crate) settings: ArcSwap<Settings>,
     pub(crate) callers: Arc<dyn Callers>,
     pub(crate) registry: Registry,
+    pub(crate) host: Option<Host>,
     pub(crate) kube: KubeProxy,
     audit: Arc<dyn Audit>,
     counters: Counters,
@@ -107,6 +110,7 @@ impl Gateway {
             settings: ArcSwap::from_pointee(parts.settings),
             callers: parts.callers,
             registry: parts.registry,
+            host: parts.host,
             kube: parts.kube,
             audit: parts.audit,
             counters: Counters::default(),
@@ -321,7 +325,7 @@ impl Inner {
             arrived.target.forward_path(),
             &arrived.parts.headers,
         ) {
-            Ok(endpoint) => self.answer(endpoint, arrived).await,
+            Ok(matched) => self.answer(matched, arrived).await,
             Err(response) => *response,
         };
         let code = response.status().as_u16();

@@ -9,13 +9,13 @@ use crate::{
     gateway::{Arrived, Inner},
     health::healthz,
     oauth,
-    routes::Endpoint,
+    routes::{Endpoint, Matched},
 };
 
 impl Inner {
-    pub(crate) async fn answer(&self, endpoint: Endpoint, arrived: Arrived) -> Response {
+    pub(crate) async fn answer(&self, matched: Matched, arrived: Arrived) -> Response {
         let settings = &arrived.settings;
-        match endpoint {
+        match matched.endpoint {
             Endpoint::Healthz | Endpoint::Ping => healthz(Some(arrived.target.query())),
             Endpoint::KapisVersion | Endpoint::Version => {
                 // Asked anew each time: the cluster may have been upgraded. Without an answer the key is absent.
@@ -33,7 +33,16 @@ impl Inner {
             Endpoint::GpuKinds => answer::json(StatusCode::OK, &settings.gpu_kinds),
             Endpoint::Token => oauth::token(&*self.callers, arrived).await,
             Endpoint::Userinfo => oauth::userinfo(&*self.callers, &arrived),
+            Endpoint::HubCluster => or_status(&arrived, self.cluster_summary(matched.name())),
             Endpoint::Logout => oauth::logout(&*self.callers, arrived).await,
         }
     }
+}
+
+/// A refusal of a handler of ours is a Status.
+fn or_status(
+    arrived: &Arrived,
+    answered: Result<Response, Box<kah_api::status::Status>>,
+) -> Response {
+    answered.unwrap_or_else(|status| arrived.refuse(&status))
 }

@@ -12,6 +12,7 @@ mod edge;
 mod gateway;
 mod handlers;
 mod health;
+mod hub;
 mod kube_proxy;
 mod member;
 mod oauth;

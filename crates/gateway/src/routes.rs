@@ -19,6 +19,7 @@ pub enum Endpoint {
     Token,
     Userinfo,
     Logout,
+    HubCluster,
 }
 
 /// A row of the table.
@@ -26,7 +27,7 @@ pub enum Endpoint {
 pub struct Route {
     /// The only method that is served; `None` for any.
     pub method: Option<&'static str>,
-    /// The whole path.
+    /// The whole path. A segment in braces stands for a name: lower-case letters, digits, `-` and `.`, as Kubernetes names are.
     pub path: &'static str,
     /// What answers.
     pub endpoint: Endpoint,
@@ -91,31 +92,68 @@ pub const ROUTES: &[Route] = &[
     },
     get("/oauth/userinfo", Endpoint::Userinfo),
     get("/oauth/logout", Endpoint::Logout),
+    Route {
+        open: false,
+        ..get(
+            "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}",
+            Endpoint::HubCluster,
+        )
+    },
 ];
+
+/// What answers a request, and the names in its path, in the order of the pattern's braces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Matched {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) names: Vec<String>,
+}
+
+impl Matched {
+    /// The first name in the path; empty where the pattern has none.
+    pub(crate) fn name(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
+    }
+}
 
 /// The endpoint for a request, or the answer that says why there is none.
 pub(crate) fn find(
     method: &Method,
     path: &str,
     headers: &HeaderMap,
-) -> Result<Endpoint, Box<Response>> {
+) -> Result<Matched, Box<Response>> {
     // A slash at the end means nothing, but for the probes, which are compared to the letter.
     let trimmed = match path.strip_suffix('/') {
         Some(trimmed) if !trimmed.is_empty() => trimmed,
         _ => path,
     };
-    let found = ROUTES.iter().find(|route| {
-        route.path == path || (route.path == trimmed && !route.path.starts_with("/healthz"))
-    });
-    let Some(route) = found else {
+    let here: Vec<(&Route, Vec<String>)> = ROUTES
+        .iter()
+        .filter_map(|route| {
+            let path = if route.path.starts_with("/healthz") {
+                path
+            } else {
+                trimmed
+            };
+            Some((route, names(route.path, path)?))
+        })
+        .collect();
+    if here.is_empty() {
         return Err(Box::new(unrouted(path)));
-    };
-    if let Some(allowed) = route.method
-        && allowed != method.as_str()
-    {
-        let answer = routing_error(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
-        return Err(Box::new(with_header(answer, header::ALLOW, allowed)));
     }
+    let served = here.iter().find(|(route, _)| {
+        route
+            .method
+            .is_none_or(|allowed| allowed == method.as_str())
+    });
+    let Some((route, names)) = served else {
+        let allowed: Vec<&str> = here.iter().filter_map(|(route, _)| route.method).collect();
+        let answer = routing_error(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
+        return Err(Box::new(with_header(
+            answer,
+            header::ALLOW,
+            &allowed.join(", "),
+        )));
+    };
     let acceptable = !route.json || accepts_json(headers);
     if route.form && !is_form(headers) {
         return Err(Box::new(wrong_content_type(headers)));
@@ -126,7 +164,35 @@ pub(crate) fn find(
             "406: Not Acceptable\n\nAvailable representations: application/json",
         )));
     }
-    Ok(route.endpoint)
+    Ok(Matched {
+        endpoint: route.endpoint,
+        names: names.clone(),
+    })
+}
+
+/// The names that stand where the pattern has braces, if the path fits it.
+fn names(pattern: &str, path: &str) -> Option<Vec<String>> {
+    let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
+    let mut names = Vec::new();
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return Some(names),
+            (Some(wanted), Some(given)) if wanted.starts_with('{') => {
+                let plain = |byte: u8| {
+                    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte)
+                };
+                let named = (1..=253).contains(&given.len())
+                    && given.bytes().all(plain)
+                    && !given.starts_with('.');
+                if !named {
+                    return None;
+                }
+                names.push(given.to_owned());
+            }
+            (Some(wanted), Some(given)) if wanted == given => {}
+            _ => return None,
+        }
+    }
 }
 
 /// The router's words where a root is served here, the server's own where none is.
@@ -180,5 +246,31 @@ fn wrong_content_type(headers: &HeaderMap) -> Response {
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "415: Unsupported Media Type",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names;
+
+    #[test]
+    fn a_name_stands_where_the_pattern_has_braces() {
+        let pattern = "/kapis/x/v1/clusters/{cluster}/doctor";
+        assert_eq!(
+            names(pattern, "/kapis/x/v1/clusters/member-1/doctor"),
+            Some(vec!["member-1".to_owned()])
+        );
+        for path in [
+            "/kapis/x/v1/clusters//doctor",
+            "/kapis/x/v1/clusters/../doctor",
+            "/kapis/x/v1/clusters/A/doctor",
+            "/kapis/x/v1/clusters/a%2Fb/doctor",
+            "/kapis/x/v1/clusters/a/doctor/",
+            "/kapis/x/v1/clusters/a",
+            "/kapis/x/v1/clusters/a/b/doctor",
+        ] {
+            assert_eq!(names(pattern, path), None, "{path}");
+        }
+        assert_eq!(names("/healthz", "/healthz"), Some(Vec::new()));
     }
 }

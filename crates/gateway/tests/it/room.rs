@@ -198,6 +198,7 @@ impl Room {
             settings: settings(multicluster),
             callers: others.unwrap_or_else(|| callers.clone()),
             registry,
+            host: None,
             kube: kube_proxy,
             audit: records.clone(),
         });

@@ -1,0 +1,142 @@
+//! What every server of this program needs of the process that it is: its root folder, its configuration, its way to the kube-apiserver, its end.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use kah_api::config::{ConfigError, Configuration};
+use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
+
+/// Below the container's root: what a kubelet mounts.
+const SERVICE_ACCOUNT: &str = "var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The folder that stands for `/`: a Pod that runs as a local process has its own.
+pub fn root() -> PathBuf {
+    env::var_os("KAH_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from)
+}
+
+pub fn find_configuration(given: Option<&Path>, root: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    let mounted = root.join("etc/kubesphere");
+    let here = env::current_dir().unwrap_or_default();
+    let names = ["kubesphere.json", "kubesphere.yaml", "kubesphere.yml"];
+    for folder in [&mounted, &here] {
+        for name in names {
+            let path = folder.join(name);
+            if path.is_file() {
+                return Ok(path);
+            }
+        }
+    }
+    bail!(
+        "Failed to load configuration from disk: Config File \"kubesphere\" Not Found in \"[{} {}]\"",
+        mounted.display(),
+        here.display()
+    )
+}
+
+pub fn configuration(text: &str) -> Result<Configuration, ConfigError> {
+    let environment = env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let configuration = Configuration::read(text, &environment)?;
+    configuration.validate()?;
+    for finding in configuration.findings() {
+        tracing::warn!("kubesphere.yaml: {finding}");
+    }
+    Ok(configuration)
+}
+
+/// A path as the container sees it.
+pub fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// From a kubeconfig, or from what a kubelet gives every Pod, below our own root.
+pub async fn kube_config(kubeconfig: Option<&Path>, root: &Path) -> anyhow::Result<kube::Config> {
+    use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+    if let Some(path) = kubeconfig {
+        let read =
+            Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
+        return kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+            .await
+            .with_context(|| format!("use {}", path.display()));
+    }
+    let variable = |name: &str| {
+        env::var(name)
+            .with_context(|| format!("{name} is not set; is this a Pod? if not, use --kubeconfig"))
+    };
+    let (host, port) = (
+        variable("KUBERNETES_SERVICE_HOST")?,
+        variable("KUBERNETES_SERVICE_PORT")?,
+    );
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host
+    };
+    let folder = root.join(SERVICE_ACCOUNT);
+    let authority = folder.join("ca.crt");
+    let pem = std::fs::read(&authority).with_context(|| format!("read {}", authority.display()))?;
+    let mut config = kube::Config::new(
+        format!("https://{host}:{port}")
+            .parse()
+            .context("read KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT")?,
+    );
+    config.root_cert =
+        Some(certificates(&pem).with_context(|| format!("read {}", authority.display()))?);
+    config.auth_info = AuthInfo {
+        token_file: Some(folder.join("token").to_string_lossy().into_owned()),
+        ..AuthInfo::default()
+    };
+    Ok(config)
+}
+
+fn certificates(pem: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let certificates = CertificateDer::pem_slice_iter(pem)
+        .map(|certificate| certificate.map(|der| der.to_vec()))
+        .collect::<Result<Vec<_>, _>>()?;
+    if certificates.is_empty() {
+        bail!("there is no certificate in it");
+    }
+    Ok(certificates)
+}
+
+/// The usual signals; and, where a parent asked for it, the end of standard input: a Pod never outlives what runs it.
+pub async fn end_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                terminate.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let orphaned = async {
+        if env::var_os("KAH_PARENT_PIPE").is_none_or(|value| value != "1") {
+            return std::future::pending().await;
+        }
+        let mut input = tokio::io::stdin();
+        let mut ignored = [0_u8; 256];
+        while matches!(input.read(&mut ignored).await, Ok(read) if read > 0) {}
+    };
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = terminated => tracing::info!("asked to end"),
+        () = interrupted => tracing::info!("interrupted"),
+        () = orphaned => tracing::info!("the program that ran this one has gone"),
+    }
+    stop.cancel();
+}

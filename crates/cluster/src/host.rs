@@ -1,0 +1,26 @@
+//! What a host knows and holds toward its members.
+
+use std::sync::Arc;
+
+use kah_iam::Clock;
+
+use crate::Registry;
+
+/// Everything that handlers and reconcilers of a host need to deal with members. Clones share it.
+///
+/// Handlers and reconcilers never call each other: they meet in the stored objects that `client` reads and writes.
+#[derive(Clone)]
+pub struct Host {
+    /// The host's own kube-apiserver, with the account of this program.
+    pub client: kube::Client,
+    /// The clusters of the fleet.
+    pub registry: Registry,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,101 @@
+//! What a host says and does about its members: `/kapis/hub.kubeaihub.io/v1`.
+//!
+//! Each subject has a file of its own below. A handler takes the request that arrived, asks the room `cluster`, and gives an answer or a Status;
+//! it holds no logic of its own.
+
+use std::sync::Arc;
+
+use axum::{body::to_bytes, response::Response};
+use http::StatusCode;
+use kah_api::status::Status;
+use kah_cluster::{Host, Member, Readiness};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    answer,
+    gateway::{Arrived, Inner},
+};
+
+/// Bytes of a request's body, unless a handler says otherwise: a kubeconfig with room to spare.
+#[allow(dead_code, reason = "the first route with a body comes next")]
+pub(crate) const LARGEST_BODY: usize = 1024 * 1024;
+
+impl Inner {
+    /// What this server holds toward members.
+    ///
+    /// # Errors
+    /// 404 on a server that is no host.
+    pub(crate) fn host(&self) -> Result<&Host, Box<Status>> {
+        self.host.as_ref().ok_or_else(|| {
+            Box::new(Status::not_found(
+                "this cluster is no host: its multicluster.enable is false",
+            ))
+        })
+    }
+
+    /// A member of the fleet by name.
+    ///
+    /// # Errors
+    /// 404 where there is none, or this server is no host.
+    pub(crate) fn member(&self, name: &str) -> Result<Arc<Member>, Box<Status>> {
+        self.host()?.registry.get(name).ok_or_else(|| {
+            Box::new(Status::not_found(format!(
+                "clusters.cluster.kubesphere.io {name:?} not found"
+            )))
+        })
+    }
+}
+
+/// A cluster of the fleet, in one row.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary<'a> {
+    name: &'a str,
+    role: &'static str,
+    ready: bool,
+}
+
+impl Inner {
+    /// `GET clusters/{cluster}`
+    pub(crate) fn cluster_summary(&self, name: &str) -> Result<Response, Box<Status>> {
+        let member = self.member(name)?;
+        let summary = Summary {
+            name: member.name(),
+            role: if member.is_host() { "host" } else { "member" },
+            ready: *member.readiness() == Readiness::Ready,
+        };
+        Ok(answer::json(StatusCode::OK, &summary))
+    }
+}
+
+/// Reads a JSON body of at most `limit` bytes; an empty one counts as `{}`.
+///
+/// # Errors
+/// 400 with the field or place at fault, 413 where it is larger.
+#[allow(dead_code, reason = "the first route with a body comes next")]
+pub(crate) async fn body<T: DeserializeOwned>(
+    arrived: Arrived,
+    limit: usize,
+) -> Result<T, Box<Status>> {
+    let bytes = to_bytes(arrived.body, limit).await.map_err(|_| {
+        Box::new(Status::failure(
+            413,
+            "RequestEntityTooLarge",
+            format!("the body is larger than {limit} bytes or broke off"),
+        ))
+    })?;
+    let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    // The words of the decoder name a field or a place, never a value that could be a secret: values of a wrong type are quoted, so they go.
+    serde_json::from_slice(bytes).map_err(|error| {
+        let what = if error.is_data() {
+            "a field is missing, unknown or of a wrong type"
+        } else {
+            "it is not JSON"
+        };
+        Box::new(Status::bad_request(format!(
+            "read the body: {what} (line {}, column {})",
+            error.line(),
+            error.column()
+        )))
+    })
+}
