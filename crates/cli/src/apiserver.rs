@@ -175,6 +175,7 @@ async fn serve(
             client,
             registry: registry.clone(),
             clock: Arc::clone(&clock),
+            tasks: tasks.clone(),
         }),
         registry,
         kube,

@@ -61,6 +61,19 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Make a member accept the host's tokens again: plan, confirm, back up, change, prove
+    RestoreAccess {
+        /// The member
+        cluster: String,
+        /// Show what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask before changing
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Look at configuration files
     #[command(subcommand)]
     Config(Config),

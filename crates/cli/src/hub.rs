@@ -24,6 +24,8 @@ pub const REFUSAL: &str = "x-kubeaihub-member-refusal";
 pub struct Hub {
     address: String,
     client: kube::Client,
+    /// For what takes longer than a question.
+    patient: kube::Client,
 }
 
 /// What came back, whatever its status.
@@ -83,12 +85,17 @@ impl Hub {
         config.read_timeout = Some(Duration::from_secs(30));
         // A refusal is the answer that is wanted here, not something to try again.
         config.default_retry = false;
-        let client = kube::Client::try_from(config).map_err(|error| {
-            Failure::new(format!("prepare requests to {address}"), next).because(error)
-        })?;
+        let prepare = |config: kube::Config| {
+            kube::Client::try_from(config).map_err(|error| {
+                Failure::new(format!("prepare requests to {address}"), next).because(error)
+            })
+        };
+        let client = prepare(config.clone())?;
+        config.read_timeout = Some(Duration::from_secs(180));
         Ok(Hub {
             address: address.to_owned(),
             client,
+            patient: prepare(config)?,
         })
     }
 
@@ -160,6 +167,15 @@ impl Hub {
         self.send(request).await
     }
 
+    /// A POST of JSON that may take minutes, its answer as it is.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
+        let request = Request::post(path)
+            .header("accept", "application/json")
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_string().into_bytes()));
+        self.send_by(&self.patient, request).await
+    }
+
     /// A GET that must succeed.
     pub async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let answer = self.get(path).await?;
@@ -196,6 +212,14 @@ impl Hub {
     }
 
     async fn send(&self, request: http::Result<Request<Body>>) -> Result<Answer, Failure> {
+        self.send_by(&self.client, request).await
+    }
+
+    async fn send_by(
+        &self,
+        client: &kube::Client,
+        request: http::Result<Request<Body>>,
+    ) -> Result<Answer, Failure> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
             Failure::new(
                 format!("{} does not answer", self.address),
@@ -204,8 +228,7 @@ impl Hub {
             .because(error)
         };
         let request = request.map_err(|error| failed(error.into()))?;
-        let (head, body) = self
-            .client
+        let (head, body) = client
             .send(request)
             .await
             .map_err(|error| failed(error.into()))?

@@ -11,6 +11,7 @@ mod logging;
 mod login;
 mod output;
 mod process;
+mod restore_access;
 mod up;
 
 use std::process::ExitCode;
@@ -62,6 +63,20 @@ async fn run(command: Command) -> Result<(), Failure> {
             commands::cluster_show(&name, output.output).await
         }
         Command::Doctor { clusters, output } => commands::doctor(&clusters, output.output).await,
+        Command::RestoreAccess {
+            cluster,
+            dry_run,
+            yes,
+            output,
+        } => {
+            restore_access::run(&restore_access::Options {
+                cluster,
+                dry_run,
+                yes,
+                format: output.output,
+            })
+            .await
+        }
         Command::Config(Config::Check { file, output }) => config_check::run(&file, output.output),
     }
 }

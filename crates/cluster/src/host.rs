@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kah_iam::Clock;
+use tokio_util::task::TaskTracker;
 
 use crate::Registry;
 
@@ -17,6 +18,8 @@ pub struct Host {
     pub registry: Registry,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Owns what goes on when the one who asked for it has left.
+    pub tasks: TaskTracker,
 }
 
 impl std::fmt::Debug for Host {

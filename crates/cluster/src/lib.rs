@@ -14,6 +14,7 @@ mod member;
 mod peek;
 mod refusal;
 mod registry;
+pub mod restore;
 mod target;
 
 pub use forward::{CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER};

@@ -34,6 +34,16 @@ impl Inner {
             Endpoint::Token => oauth::token(&*self.callers, arrived).await,
             Endpoint::Userinfo => oauth::userinfo(&*self.callers, &arrived),
             Endpoint::HubCluster => or_status(&arrived, self.cluster_summary(matched.name())),
+            Endpoint::HubRestoreAccess => {
+                let (headers, query) = (
+                    arrived.parts.headers.clone(),
+                    arrived.parts.uri.query().map(str::to_owned),
+                );
+                let name = matched.name().to_owned();
+                self.restore_access(name, arrived)
+                    .await
+                    .unwrap_or_else(|status| answer::status(&status, &headers, query.as_deref()))
+            }
             Endpoint::Logout => oauth::logout(&*self.callers, arrived).await,
         }
     }

@@ -3,6 +3,8 @@
 //! Each subject has a file of its own below. A handler takes the request that arrived, asks the room `cluster`, and gives an answer or a Status;
 //! it holds no logic of its own.
 
+mod restore;
+
 use std::sync::Arc;
 
 use axum::{body::to_bytes, response::Response};
@@ -17,7 +19,6 @@ use crate::{
 };
 
 /// Bytes of a request's body, unless a handler says otherwise: a kubeconfig with room to spare.
-#[allow(dead_code, reason = "the first route with a body comes next")]
 pub(crate) const LARGEST_BODY: usize = 1024 * 1024;
 
 impl Inner {
@@ -72,7 +73,6 @@ impl Inner {
 ///
 /// # Errors
 /// 400 with the field or place at fault, 413 where it is larger.
-#[allow(dead_code, reason = "the first route with a body comes next")]
 pub(crate) async fn body<T: DeserializeOwned>(
     arrived: Arrived,
     limit: usize,

@@ -20,6 +20,7 @@ pub enum Endpoint {
     Userinfo,
     Logout,
     HubCluster,
+    HubRestoreAccess,
 }
 
 /// A row of the table.
@@ -97,6 +98,14 @@ pub const ROUTES: &[Route] = &[
         ..get(
             "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}",
             Endpoint::HubCluster,
+        )
+    },
+    Route {
+        method: Some("POST"),
+        open: false,
+        ..get(
+            "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}/restore-access",
+            Endpoint::HubRestoreAccess,
         )
     },
 ];

@@ -11,5 +11,6 @@ mod clusters;
 mod fleet;
 mod original;
 mod recovery;
+mod restore;
 mod story;
 mod up;

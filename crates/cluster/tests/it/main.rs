@@ -7,6 +7,7 @@ mod member;
 mod forward;
 mod kubeconfig;
 mod registry;
+mod restore;
 
 use std::time::Duration;
 

@@ -1,0 +1,177 @@
+//! `kah restore-access`: what is wrong, what would change, and, after a yes, the change.
+
+use std::io::{BufRead, IsTerminal};
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::failure::{Exit, Failure};
+use crate::hub::{Answer, Hub};
+use crate::output::{self, Format};
+
+/// What was typed.
+pub struct Options {
+    /// The cluster.
+    pub cluster: String,
+    /// Only the plan.
+    pub dry_run: bool,
+    /// Do not ask.
+    pub yes: bool,
+    /// How the outcome is printed.
+    pub format: Format,
+}
+
+/// Plans, shows, asks, restores.
+pub async fn run(options: &Options) -> Result<(), Failure> {
+    let (hub, _) = Hub::of_login().await?;
+    let path = format!(
+        "/kapis/hub.kubeaihub.io/v1/clusters/{}/restore-access",
+        options.cluster
+    );
+    let ask = async |dry_run: bool| {
+        let answer = hub.post(&path, &json!({"dryRun": dry_run})).await?;
+        understand(&options.cluster, &answer)
+    };
+    let planned = ask(true).await?;
+    if options.dry_run || text(&planned, "outcome") == "NothingToDo" {
+        return print(&planned, options.format);
+    }
+    if !options.yes {
+        for line in plan(&planned) {
+            output::talk(&line);
+        }
+        if !std::io::stdin().is_terminal() {
+            return Err(Failure::new(
+                "Nothing was changed: nobody is there to say yes.",
+                "Add --yes, or look only with --dry-run.",
+            ));
+        }
+        output::talk(&format!("Change this on {}? [y/N]", options.cluster));
+        let mut said = String::new();
+        // Whatever cannot be read is no yes.
+        let _ = std::io::stdin().lock().read_line(&mut said);
+        if !matches!(said.trim().to_lowercase().as_str(), "y" | "yes") {
+            output::talk("Nothing was changed.");
+            return Ok(());
+        }
+    }
+    if options.format == Format::Table {
+        output::talk(&format!("Restoring access to {} …", options.cluster));
+    }
+    let done = ask(false).await?;
+    print(&done, options.format)
+}
+
+fn understand(cluster: &str, answer: &Answer) -> Result<Value, Failure> {
+    let value: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    if answer.status.is_success() {
+        return Ok(value);
+    }
+    let said = format!("Access to {cluster} was not restored: {}", answer.message());
+    let cause = value.pointer("/details/causes/0/message");
+    Err(match (answer.status, cause.and_then(Value::as_str)) {
+        (StatusCode::UNAUTHORIZED, _) => {
+            Failure::new(said, "Log in again with `kah login ADDRESS --user NAME`.")
+                .exit(Exit::Login)
+        }
+        (StatusCode::NOT_FOUND, _) => {
+            Failure::new(said, "See what there is with `kah cluster list`.")
+        }
+        (StatusCode::FORBIDDEN, _) => {
+            Failure::new(said, "Ask an administrator of the host to run this.")
+        }
+        (StatusCode::CONFLICT, _) => Failure::new(
+            said,
+            "Try again in a minute; what was cut off is finished then.",
+        ),
+        (_, Some(remedy)) if !remedy.is_empty() => Failure::new(said, remedy),
+        _ => Failure::new(said, format!("Look with `kah doctor {cluster}`.")),
+    })
+}
+
+fn text<'a>(report: &'a Value, field: &str) -> &'a str {
+    report
+        .get(field)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+fn flag(report: &Value, field: &str) -> bool {
+    report.get(field).and_then(Value::as_bool) == Some(true)
+}
+
+/// The plan, a line each.
+fn plan(report: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    let code = text(report, "code");
+    if !code.is_empty() {
+        lines.push(format!("{code}: {}", text(report, "evidence")));
+    }
+    let changes = report.get("changes").and_then(Value::as_array);
+    for change in changes.into_iter().flatten() {
+        lines.push(format!("  {}", text(change, "key")));
+        lines.push(format!("  - {}", text(change, "from")));
+        lines.push(format!("  + {}", text(change, "to")));
+    }
+    if flag(report, "scaled") {
+        lines.push("  Deployment ks-apiserver: replicas 0 -> 1".into());
+    }
+    lines.push("  ks-apiserver is restarted if it does not read this while it runs.".into());
+    lines
+}
+
+fn print(report: &Value, format: Format) -> Result<(), Failure> {
+    let cluster = text(report, "cluster");
+    match format {
+        Format::Json | Format::Yaml => output::value(report, format),
+        Format::Name => output::data(&format!("{cluster}\n")),
+        Format::Table => {
+            let lines = match text(report, "outcome") {
+                "NothingToDo" => vec![format!(
+                    "{cluster} accepts the host's tokens: there is nothing to do."
+                )],
+                "Planned" => plan(report),
+                _ if flag(report, "restarted") => vec![format!(
+                    "Access to {cluster} is restored; its ks-apiserver was restarted."
+                )],
+                _ => vec![format!(
+                    "Access to {cluster} is restored, without a restart."
+                )],
+            };
+            output::data(&(lines.join("\n") + "\n"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_shows_before_and_after() {
+        let report = json!({
+            "cluster": "m", "outcome": "Planned", "code": "TokenNotInCache", "evidence": "401: x",
+            "changes": [{"key": "a.b", "from": "2h0m0s", "to": "0"}], "scaled": true,
+        });
+        let lines = plan(&report);
+        assert_eq!(lines.first().unwrap(), "TokenNotInCache: 401: x");
+        assert!(lines.contains(&"  - 2h0m0s".to_owned()) && lines.contains(&"  + 0".to_owned()));
+        assert!(lines.iter().any(|line| line.contains("0 -> 1")));
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_next() {
+        let refusal = |status: u16, body: &'static str| {
+            let answer = Answer {
+                status: StatusCode::from_u16(status).unwrap(),
+                refusal: None,
+                body: bytes::Bytes::from_static(body.as_bytes()),
+            };
+            understand("m", &answer).unwrap_err().to_string()
+        };
+        let body = r#"{"message":"no","details":{"causes":[{"reason":"ClockSkew","message":"Set the clocks."}]}}"#;
+        assert!(refusal(422, body).ends_with("\nSet the clocks."));
+        assert!(refusal(409, r#"{"message":"busy"}"#).contains("Try again"));
+        assert!(refusal(502, "{}").contains("kah doctor m"));
+    }
+}

@@ -1,0 +1,236 @@
+//! The member's side of a restore: its ConfigMap, its Deployment, and its answer over the real route.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    ByteString,
+    api::{apps::v1::Deployment, core::v1::ConfigMap},
+};
+use kah_api::seed;
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+
+use super::{ANNOTATION, Plan, Request, RestoreError, State};
+use crate::{AccessCode, Form, Hop, Host, Member, MemberRefusal, peek::peek};
+
+/// The key of the configuration in the ConfigMap.
+const TEXT: &str = "kubesphere.yaml";
+/// The key of the text before the change. It is binary data, so that `grep` in the ConfigMap's YAML finds each setting once.
+const BACKUP: &str = "backup-kubesphere.yaml";
+/// Which restore wrote the ConfigMap.
+const MARK: &str = "hub.kubeaihub.io/restore-id";
+/// For one question over the route.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// What the member says to a token of the host.
+pub(super) enum Answer {
+    Accepted,
+    Refused {
+        code: Option<AccessCode>,
+        evidence: String,
+    },
+}
+
+pub(super) struct OnMember<'a> {
+    host: &'a Host,
+    request: &'a Request,
+    member: Arc<Member>,
+    maps: Api<ConfigMap>,
+    deployments: Api<Deployment>,
+}
+
+impl<'a> OnMember<'a> {
+    pub(super) fn find(host: &'a Host, request: &'a Request) -> Result<Self, RestoreError> {
+        let name = &request.cluster;
+        let member = host
+            .registry
+            .get(name)
+            .ok_or_else(|| RestoreError::Unknown(name.clone()))?;
+        if member.is_host() {
+            return Err(RestoreError::IsHost(name.clone()));
+        }
+        let client = member
+            .kubernetes()
+            .map_err(|error| RestoreError::Settings(error.clone()))?;
+        Ok(Self {
+            host,
+            request,
+            maps: Api::namespaced(client.clone(), seed::NAMESPACE),
+            deployments: Api::namespaced(client, seed::NAMESPACE),
+            member,
+        })
+    }
+
+    /// What an earlier run has not ended, as far as the registry knows.
+    pub(super) fn begun(&self) -> Option<State> {
+        let state: State = serde_json::from_str(self.member.annotation(ANNOTATION)?).ok()?;
+        (!state.step.is_last()).then_some(state)
+    }
+
+    /// Asks for something that needs a login on the member, by the route that callers use.
+    pub(super) async fn probe(&self) -> Answer {
+        let refused = |code, evidence: String| Answer::Refused { code, evidence };
+        // The object may have changed since.
+        let Some(member) = self.host.registry.get(&self.request.cluster) else {
+            return refused(None, "the Cluster has gone".into());
+        };
+        let hop = Hop {
+            target: http::uri::PathAndQuery::from_static("/version"),
+            form: Form::Segment,
+            caller: self.request.proof.clone(),
+            client: None,
+            long_running: false,
+        };
+        let request = http::Request::new(kah_net::empty());
+        let asked = async {
+            let response = match member.forward(request, hop).await {
+                Ok(response) => response,
+                Err(error) => return refused(error.code(), error.evidence()),
+            };
+            let status = response.status();
+            let code = response.extensions().get::<MemberRefusal>().map(|it| it.0);
+            // A role that is missing is the member's answer to somebody whom it knows.
+            if status.is_success() || (status == http::StatusCode::FORBIDDEN && code.is_none()) {
+                return Answer::Accepted;
+            }
+            let (prefix, _) = peek(response.into_body()).await;
+            let words = serde_json::from_slice::<serde_json::Value>(&prefix)
+                .ok()
+                .and_then(|value| Some(value.get("message")?.as_str()?.to_owned()))
+                .unwrap_or_default();
+            refused(code, format!("{}: {words}", status.as_u16()))
+        };
+        match tokio::time::timeout(ANSWER, asked).await {
+            Ok(answer) => answer,
+            Err(_) => refused(
+                Some(AccessCode::MemberUnreachable),
+                format!("no answer within {ANSWER:?}"),
+            ),
+        }
+    }
+
+    pub(super) async fn host_configuration(&self) -> Result<String, RestoreError> {
+        let maps: Api<ConfigMap> = Api::namespaced(self.host.client.clone(), seed::NAMESPACE);
+        let map = maps
+            .get(seed::CONFIG)
+            .await
+            .map_err(failed("read ConfigMap kubesphere-config of the host"))?;
+        Ok(text(&map))
+    }
+
+    pub(super) async fn configuration(&self) -> Result<ConfigMap, RestoreError> {
+        self.maps
+            .get(seed::CONFIG)
+            .await
+            .map_err(failed("read ConfigMap kubesphere-config of the member"))
+    }
+
+    /// New text and backup in one write, against the version that was planned with.
+    pub(super) async fn write(
+        &self,
+        mut map: ConfigMap,
+        plan: &Plan,
+        id: &str,
+    ) -> Result<(), RestoreError> {
+        let before = text(&map);
+        map.binary_data
+            .get_or_insert_default()
+            .insert(BACKUP.into(), ByteString(before.into_bytes()));
+        map.data
+            .get_or_insert_default()
+            .insert(TEXT.into(), plan.text.clone());
+        map.metadata
+            .annotations
+            .get_or_insert_default()
+            .insert(MARK.into(), id.into());
+        self.replace(&map).await
+    }
+
+    /// The old text again, or already; `false` where somebody else wrote since.
+    pub(super) async fn put_back(&self, id: &str) -> Result<bool, RestoreError> {
+        let mut map = self.configuration().await?;
+        let annotations = map.metadata.annotations.get_or_insert_default();
+        let backup = map
+            .binary_data
+            .as_ref()
+            .and_then(|data| data.get(BACKUP))
+            .and_then(|backup| String::from_utf8(backup.0.clone()).ok());
+        let ours = annotations.get(MARK).map(String::as_str) == Some(id);
+        let backup = match backup {
+            Some(backup) if ours => backup,
+            // Mark and backup go with one write: without either, an earlier run was here.
+            backup => return Ok(backup.is_none() && !annotations.contains_key(MARK)),
+        };
+        annotations.remove(MARK);
+        if let Some(binary) = map.binary_data.as_mut() {
+            binary.remove(BACKUP);
+        }
+        map.data.get_or_insert_default().insert(TEXT.into(), backup);
+        self.replace(&map).await?;
+        Ok(true)
+    }
+
+    async fn replace(&self, map: &ConfigMap) -> Result<(), RestoreError> {
+        self.maps
+            .replace(seed::CONFIG, &PostParams::default(), map)
+            .await
+            .map(drop)
+            .map_err(failed("write ConfigMap kubesphere-config of the member"))
+    }
+
+    pub(super) async fn has_no_replicas(&self) -> Result<bool, RestoreError> {
+        let deployment = self
+            .deployments
+            .get_opt(seed::SERVER)
+            .await
+            .map_err(failed("read Deployment ks-apiserver of the member"))?;
+        let replicas = deployment.and_then(|it| it.spec).map(|spec| spec.replicas);
+        Ok(replicas == Some(Some(0)))
+    }
+
+    pub(super) async fn scale(&self, replicas: i32) -> Result<(), RestoreError> {
+        self.patch(json!({"spec": {"replicas": replicas}})).await
+    }
+
+    /// As `kubectl rollout restart` does. The same time again restarts nothing.
+    pub(super) async fn restart(&self, at: Timestamp) -> Result<(), RestoreError> {
+        let annotations = json!({"kubectl.kubernetes.io/restartedAt": at.to_string()});
+        self.patch(json!({"spec": {"template": {"metadata": {"annotations": annotations}}}}))
+            .await
+    }
+
+    async fn patch(&self, patch: serde_json::Value) -> Result<(), RestoreError> {
+        self.deployments
+            .patch(seed::SERVER, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .map(drop)
+            .map_err(failed("change Deployment ks-apiserver of the member"))
+    }
+}
+
+/// `kubesphere.yaml`; empty where the ConfigMap has none.
+pub(super) fn text(map: &ConfigMap) -> String {
+    let text = map.data.as_ref().and_then(|data| data.get(TEXT));
+    text.cloned().unwrap_or_default()
+}
+
+/// Whether this restore wrote it.
+pub(super) fn is_marked(map: &ConfigMap, id: &str) -> bool {
+    let mark = map
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(MARK));
+    mark.is_some_and(|mark| mark == id)
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(kube::Error) -> RestoreError {
+    move |source| RestoreError::Api {
+        doing,
+        source: Box::new(source),
+    }
+}

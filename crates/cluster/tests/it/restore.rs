@@ -1,0 +1,344 @@
+//! A restore that is cut off anywhere is finished or undone by the next one.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::HeaderValue;
+use jiff::Timestamp;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
+use kah_api::seed::{self, Role, Seed};
+use kah_cluster::{
+    CallerCredential, Host,
+    restore::{Outcome, Patience, Report, Request, RestoreError, Step, restore},
+};
+use kah_iam::Clock;
+use kah_localkube::{Cluster, Options};
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, GroupVersionKind, PostParams},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::member::{self, Member, Seen};
+
+const SECRET: &str = "secret of the host";
+
+/// A clock that is set by hand.
+struct Hands(AtomicI64);
+
+impl Clock for Hands {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap()
+    }
+
+    fn uptime(&self) -> f64 {
+        0.0
+    }
+}
+
+/// A host and a member on localkube, and a stand-in for the member's ks-apiserver that reads the ConfigMap while it runs.
+struct Stage {
+    host: Host,
+    clock: Arc<Hands>,
+    maps: Api<ConfigMap>,
+    deployments: Api<Deployment>,
+    /// Whether the stand-in accepts tokens now.
+    accepting: Arc<AtomicBool>,
+    /// Whether it reads the ConfigMap, or refuses for ever.
+    obeys: Arc<AtomicBool>,
+    _planes: [Cluster; 2],
+    _server: Member,
+    _reader: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+async fn plane(role: Role, secret: &str, age: &str) -> Cluster {
+    let mut options = Options::new("plane");
+    options.controllers = false;
+    options.crds = kah_api::definition::all()
+        .into_iter()
+        .map(|definition| serde_json::to_value(definition).unwrap())
+        .collect();
+    options.objects = seed::objects(&Seed {
+        role,
+        jwt_secret: secret,
+        access_token_max_age: age,
+        image: "image",
+        password_hash: "Passw0rd-of-tests",
+        node_port: None,
+    });
+    Cluster::start(options).await.unwrap()
+}
+
+fn accepts(map: &ConfigMap) -> bool {
+    let text = &map.data.as_ref().unwrap()["kubesphere.yaml"];
+    text.contains("accessTokenMaxAge: 0") && text.contains(SECRET)
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let planes = [
+            plane(Role::Host, SECRET, "2h").await,
+            plane(Role::Member, "another one", "2h").await,
+        ];
+
+        let maps: Api<ConfigMap> = Api::namespaced(planes[1].client(), seed::NAMESPACE);
+        let (accepting, obeys) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicBool::new(true)),
+        );
+        let reader = {
+            let (maps, accepting, obeys) = (maps.clone(), accepting.clone(), obeys.clone());
+            tokio::spawn(async move {
+                loop {
+                    let map = maps.get(seed::CONFIG).await.unwrap();
+                    let now = accepts(&map) && obeys.load(Ordering::SeqCst);
+                    accepting.store(now, Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+        };
+        let says = accepting.clone();
+        let server = Member::start(None, move |seen: &Seen| {
+            if seen.header("authorization") != "Bearer of-the-host" {
+                return member::status(401, "Unauthorized", "Unauthorized: no");
+            }
+            if says.load(Ordering::SeqCst) {
+                member::answer(200, "application/json", "{}")
+            } else {
+                member::status(
+                    401,
+                    "Unauthorized",
+                    "Unauthorized: token not found in cache",
+                )
+            }
+        })
+        .await
+        .unwrap();
+        let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "clusters");
+        let clusters: Api<DynamicObject> = Api::all_with(planes[0].client(), &resource);
+        let object = seed::member_cluster(
+            "m",
+            planes[1].admin_kubeconfig(),
+            &format!("https://{}", planes[1].address()),
+            Some(&server.url()),
+        );
+        clusters
+            .create(
+                &PostParams::default(),
+                &serde_json::from_value(object).unwrap(),
+            )
+            .await
+            .unwrap();
+        let registry = crate::registry();
+        {
+            let (registry, client) = (registry.clone(), planes[0].client());
+            tokio::spawn(async move { registry.follow(client).await });
+        }
+        registry.synced().await;
+        let clock = Arc::new(Hands(AtomicI64::new(1_800_000_000)));
+        Self {
+            host: Host {
+                client: planes[0].client(),
+                registry,
+                clock: clock.clone(),
+                tasks: TaskTracker::new(),
+            },
+            clock,
+            deployments: Api::namespaced(planes[1].client(), seed::NAMESPACE),
+            maps: Api::namespaced(planes[1].client(), seed::NAMESPACE),
+            accepting,
+            obeys,
+            _planes: planes,
+            _server: server,
+            _reader: tokio_util::task::AbortOnDropHandle::new(reader),
+        }
+    }
+
+    /// Runs until `end` says so; gives the steps that were told, too.
+    async fn run(
+        &self,
+        end: impl FnMut(usize) -> bool + Send,
+    ) -> (Vec<Step>, Result<Report, RestoreError>) {
+        let request = Request {
+            cluster: "m".into(),
+            by: "tester".into(),
+            dry_run: false,
+            proof: CallerCredential::Authorization(HeaderValue::from_static("Bearer of-the-host")),
+            patience: Patience {
+                live: Duration::from_millis(300),
+                restarted: Duration::from_millis(300),
+                look: Duration::from_millis(10),
+            },
+        };
+        let (steps, end) = (Mutex::new(Vec::new()), Mutex::new(end));
+        let mut observer = |state: &kah_cluster::restore::State| {
+            let mut steps = steps.lock().unwrap();
+            steps.push(state.step);
+            if (end.lock().unwrap())(steps.len()) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        let ended = restore(&self.host, &request, &mut observer).await;
+        (steps.into_inner().unwrap(), ended)
+    }
+
+    async fn text(&self) -> String {
+        let map = self.maps.get(seed::CONFIG).await.unwrap();
+        map.data.unwrap()["kubesphere.yaml"].clone()
+    }
+
+    async fn restarts(&self) -> Option<String> {
+        let deployment = self.deployments.get(seed::SERVER).await.unwrap();
+        let template = deployment.spec.unwrap().template;
+        template
+            .metadata?
+            .annotations?
+            .remove("kubectl.kubernetes.io/restartedAt")
+    }
+
+    /// The registry has read what the run wrote last.
+    async fn seen(&self, wanted: &str) {
+        crate::until("the registry has seen the state", || {
+            let member = self.host.registry.get("m").unwrap();
+            member
+                .annotation(kah_cluster::restore::ANNOTATION)
+                .is_some_and(|state| state.contains(wanted))
+        })
+        .await;
+    }
+
+    fn later(&self) {
+        self.clock.0.fetch_add(60, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_cut_off_after_any_step_is_finished_by_the_next() {
+    let stage = Stage::new().await;
+    let broken = stage.text().await;
+    let (whole, done) = stage.run(|_| false).await;
+    assert_eq!(done.unwrap().outcome, Outcome::Restored);
+    assert_eq!(whole.last(), Some(&Step::Restored));
+    let cured = stage.text().await;
+    assert_eq!(stage.restarts().await, None, "it reads while it runs");
+    for cut in 1..whole.len() {
+        let mut map = stage.maps.get(seed::CONFIG).await.unwrap();
+        map.data = Some([("kubesphere.yaml".to_owned(), broken.clone())].into());
+        map.binary_data = None;
+        stage
+            .maps
+            .replace(seed::CONFIG, &PostParams::default(), &map)
+            .await
+            .unwrap();
+        crate::until("the member refuses", || {
+            !stage.accepting.load(Ordering::SeqCst)
+        })
+        .await;
+        stage.later();
+        let (steps, ended) = stage.run(|told| told == cut).await;
+        assert!(matches!(ended, Err(RestoreError::Ended(_))), "{ended:?}");
+        let between = stage.text().await;
+        assert!(
+            between == broken || between == cured,
+            "cut {cut}: {between}"
+        );
+        let last = *steps.last().unwrap();
+        stage.seen(&format!("{last:?}")).await;
+        // The one that was cut off may still be at it, for all that is known.
+        let (_, ended) = stage.run(|_| false).await;
+        assert!(matches!(ended, Err(RestoreError::Busy { .. })), "{ended:?}");
+        stage.later();
+        let (_, ended) = stage.run(|_| false).await;
+        let report = ended.unwrap();
+        assert!(report.resumed && report.outcome == Outcome::Restored);
+        assert_eq!(stage.text().await, cured);
+        stage.seen("Restored").await;
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_help_is_undone_also_by_the_next_run() {
+    let stage = Stage::new().await;
+    stage.obeys.store(false, Ordering::SeqCst);
+    let broken = stage.text().await;
+    let (whole, ended) = stage.run(|_| false).await;
+    assert!(
+        matches!(ended, Err(RestoreError::NotProven { .. })),
+        "{ended:?}"
+    );
+    assert!(whole.contains(&Step::Restarted) && whole.last() == Some(&Step::Undone));
+    assert_eq!(stage.text().await, broken);
+    let map = stage.maps.get(seed::CONFIG).await.unwrap();
+    assert!(map.binary_data.unwrap_or_default().is_empty());
+    for cut in 1..whole.len() {
+        stage.seen("Undone").await;
+        stage.later();
+        let (steps, ended) = stage.run(|told| told == cut).await;
+        assert!(matches!(ended, Err(RestoreError::Ended(_))), "{ended:?}");
+        stage.seen(&format!("{:?}", steps.last().unwrap())).await;
+        stage.later();
+        let restarted = stage.restarts().await;
+        let (_, ended) = stage.run(|_| false).await;
+        assert!(
+            matches!(ended, Err(RestoreError::NotProven { .. })),
+            "cut {cut}: {ended:?}"
+        );
+        assert_eq!(stage.text().await, broken, "cut {cut}");
+        assert!(stage.restarts().await >= restarted);
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_else_wrote_meanwhile_is_left() {
+    let stage = Stage::new().await;
+    stage.obeys.store(false, Ordering::SeqCst);
+    let (_, ended) = stage.run(|told| told == 3).await;
+    assert!(
+        matches!(ended, Err(RestoreError::Ended(Step::Changed))),
+        "{ended:?}"
+    );
+    stage.seen("Changed").await;
+    let mut map = stage.maps.get(seed::CONFIG).await.unwrap();
+    map.data = Some([("kubesphere.yaml".to_owned(), "# mine\n".to_owned())].into());
+    map.metadata.annotations = None;
+    stage
+        .maps
+        .replace(seed::CONFIG, &PostParams::default(), &map)
+        .await
+        .unwrap();
+    stage.later();
+    let (_, ended) = stage.run(|_| false).await;
+    assert!(
+        matches!(ended, Err(RestoreError::NotUndone { .. })),
+        "{ended:?}"
+    );
+    assert_eq!(stage.text().await, "# mine\n");
+}
+
+#[tokio::test]
+async fn a_deployment_without_replicas_gets_one() {
+    let stage = Stage::new().await;
+    let mut deployment = stage.deployments.get(seed::SERVER).await.unwrap();
+    deployment.spec.as_mut().unwrap().replicas = Some(0);
+    stage
+        .deployments
+        .replace(seed::SERVER, &PostParams::default(), &deployment)
+        .await
+        .unwrap();
+    let (_, done) = stage.run(|_| false).await;
+    assert!(done.unwrap().scaled);
+    let deployment = stage.deployments.get(seed::SERVER).await.unwrap();
+    assert_eq!(deployment.spec.unwrap().replicas, Some(1));
+}
