@@ -13,6 +13,7 @@ use kah_api::{
 use crate::{
     cache::{CacheError, TokenCache},
     clock::Clock,
+    federated::{HostTrust, is_federated},
     password::{Busy, Passwords},
     token::{Claims, TokenError, TokenType, Tokens},
     users::Users,
@@ -155,6 +156,9 @@ struct Settings {
     age: GoDuration,
     inactivity: GoDuration,
     multiple_login: bool,
+    /// Whether a host may vouch for callers here; on a host it never may.
+    may_trust: bool,
+    skew: GoDuration,
 }
 
 /// Recognises callers and gives tokens.
@@ -164,6 +168,7 @@ pub struct Authentication {
     users: Arc<Users>,
     passwords: Passwords,
     clock: Arc<dyn Clock>,
+    trust: Option<Arc<HostTrust>>,
 }
 
 impl Authentication {
@@ -182,7 +187,15 @@ impl Authentication {
             users,
             passwords: Passwords::new(2, 64),
             clock,
+            trust: None,
         }
+    }
+
+    /// Accepts tokens that a host minted for this cluster too, as long as the configuration does not make this server a host.
+    #[must_use]
+    pub fn trusting(mut self, trust: Arc<HostTrust>) -> Self {
+        self.trust = Some(trust);
+        self
     }
 
     /// Takes over another configuration; sessions stay.
@@ -218,9 +231,24 @@ impl Authentication {
     }
 
     async fn bearer(&self, token: &str) -> Result<Identity, AuthenticationError> {
+        if let Some(user) = self.vouched(token)? {
+            return Ok(Identity::of(&*self.user_of(&user)?));
+        }
         let kinds = [TokenType::Access, TokenType::Static];
         let claims = self.verified(token, &kinds).await?;
-        Ok(Identity::of(&*self.user_of(&claims)?))
+        Ok(Identity::of(&*self.user_of(&claims.username)?))
+    }
+
+    /// The user that a trusted host names. No cache is asked: such a token is for this cluster alone and ends by itself.
+    fn vouched(&self, token: &str) -> Result<Option<String>, TokenError> {
+        let settings = self.settings.load();
+        let trust = self.trust.as_ref().filter(|_| settings.may_trust);
+        match trust.and_then(|trust| trust.get()) {
+            Some(trusted) if is_federated(token) => {
+                trusted.verify(token, settings.skew, &*self.clock).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// What the token says, if it is of one of these types and has not been revoked.
@@ -239,9 +267,9 @@ impl Authentication {
     }
 
     /// The user that a token was made for must exist and not be disabled. Any other state goes on.
-    fn user_of(&self, claims: &Claims) -> Result<Arc<User>, AuthenticationError> {
-        let Some(user) = self.users.get(&claims.username) else {
-            return Err(AuthenticationError::UserMissing(claims.username.clone()));
+    fn user_of(&self, name: &str) -> Result<Arc<User>, AuthenticationError> {
+        let Some(user) = self.users.get(name) else {
+            return Err(AuthenticationError::UserMissing(name.to_owned()));
         };
         if user.state() == UserState::Disabled {
             return Err(AuthenticationError::Disabled);
@@ -299,7 +327,7 @@ impl Authentication {
     /// [`GrantError`].
     pub async fn refresh_grant(&self, token: &str) -> Result<TokenPair, GrantError> {
         let claims = self.verified(token, &[TokenType::Refresh]).await?;
-        self.user_of(&claims)?;
+        self.user_of(&claims.username)?;
         self.issue(&claims.username, &claims.extra).await
     }
 
@@ -364,6 +392,8 @@ fn settings(configuration: &Configuration, clock: &Arc<dyn Clock>) -> Settings {
         age: oauth.access_token_max_age,
         inactivity: oauth.access_token_inactivity_timeout,
         multiple_login: authentication.multiple_login,
+        may_trust: may_stand_behind_a_host(configuration),
+        skew: authentication.maximum_clock_skew,
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod authenticate;
 pub mod cache;
 pub mod clock;
+pub mod federated;
 pub mod password;
 pub mod roles;
 pub mod token;
@@ -13,6 +14,7 @@ pub mod users;
 pub use authenticate::{Authentication, AuthenticationError, GrantError, Identity, TokenPair};
 pub use cache::{CacheLimits, MemoryCache, TokenCache};
 pub use clock::{Clock, SystemClock};
+pub use federated::{HostTrust, SigningKey, Trusted, follow_host_trust};
 pub use roles::{Authorizer, Decision, GlobalRoles};
 pub use token::{TokenError, TokenType, Tokens};
 pub use users::Users;

@@ -24,7 +24,7 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 pub const MAXIMUM_TOKEN: usize = 16 * 1024;
 
 /// Reads as Go does: bits that the last letter leaves over are not looked at.
-const ENGINE: GeneralPurpose = GeneralPurpose::new(
+pub(crate) const ENGINE: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
         .with_encode_padding(false)
@@ -60,7 +60,7 @@ impl TokenType {
         }
     }
 
-    fn read(text: &str) -> Option<Self> {
+    pub(crate) fn read(text: &str) -> Option<Self> {
         [
             Self::Access,
             Self::Refresh,
@@ -161,6 +161,8 @@ pub enum TokenError {
     Critical,
     #[error("signature is invalid")]
     Signature,
+    #[error("token is signed with a key that is not trusted here")]
+    UnknownKey,
     #[error("jwt: token is expired by {0}")]
     Expired(GoDuration),
     #[error("jwt: token used before issued, iat:{iat}, now:{now}")]
@@ -325,29 +327,9 @@ impl Tokens {
     }
 
     fn times(&self, claims: &Claims) -> Result<(), TokenError> {
-        let now = self.clock.now();
-        let nanoseconds = now.as_nanosecond();
-        let at = |seconds: i64| i128::from(seconds) * 1_000_000_000;
-        if let Some(exp) = claims.exp
-            && nanoseconds >= at(exp)
-        {
-            let by = i64::try_from(nanoseconds - at(exp)).unwrap_or(i64::MAX);
-            return Err(TokenError::Expired(GoDuration(by)));
-        }
-        if let Some(iat) = claims.iat
-            && at(iat) > nanoseconds + i128::from(self.skew.0)
-        {
-            let iat = jiff::Timestamp::from_second(iat).map_or_else(|_| iat.to_string(), go_time);
-            let now = format!("{} m=+{:.9}", go_time(now), self.clock.uptime());
-            return Err(TokenError::BeforeIssued { iat, now });
-        }
-        if claims
-            .nbf
-            .is_some_and(|nbf| at(nbf) > nanoseconds + i128::from(self.skew.0))
-        {
-            return Err(TokenError::NotYetValid);
-        }
-        Ok(())
+        let none = GoDuration::from_secs(0);
+        let Claims { exp, iat, nbf, .. } = claims;
+        times(&*self.clock, none, self.skew, *exp, *iat, *nbf)
     }
 
     /// S9: what this program and the original always write must be there. The installer's static token holds none of it.
@@ -378,7 +360,37 @@ impl Tokens {
     }
 }
 
-fn decode(text: &str) -> Result<Vec<u8>, TokenError> {
+/// Whether a token may be used now. `late` is how long after `exp` it still may, `skew` how far the issuer's clock may be ahead.
+pub(crate) fn times(
+    clock: &dyn Clock,
+    late: GoDuration,
+    skew: GoDuration,
+    exp: Option<i64>,
+    iat: Option<i64>,
+    nbf: Option<i64>,
+) -> Result<(), TokenError> {
+    let now = clock.now();
+    let nanoseconds = now.as_nanosecond();
+    let at = |seconds: i64| i128::from(seconds) * 1_000_000_000;
+    if let Some(exp) = exp
+        && nanoseconds >= at(exp) + i128::from(late.0)
+    {
+        let by = i64::try_from(nanoseconds - at(exp)).unwrap_or(i64::MAX);
+        return Err(TokenError::Expired(GoDuration(by)));
+    }
+    let ahead = |time: i64| at(time) > nanoseconds + i128::from(skew.0);
+    if let Some(iat) = iat.filter(|iat| ahead(*iat)) {
+        let iat = jiff::Timestamp::from_second(iat).map_or_else(|_| iat.to_string(), go_time);
+        let now = format!("{} m=+{:.9}", go_time(now), clock.uptime());
+        return Err(TokenError::BeforeIssued { iat, now });
+    }
+    if nbf.is_some_and(ahead) {
+        return Err(TokenError::NotYetValid);
+    }
+    Ok(())
+}
+
+pub(crate) fn decode(text: &str) -> Result<Vec<u8>, TokenError> {
     if let Some(at) = text
         .bytes()
         .position(|byte| !byte.is_ascii_alphanumeric() && !b"-_".contains(&byte))
@@ -416,7 +428,7 @@ fn algorithm(header: &[u8]) -> Result<Result<(), TokenError>, TokenError> {
 }
 
 /// The text of Go's decoder where it is simple to say, ours otherwise; never a part of the token but one letter.
-fn json_error(text: &[u8], error: &serde_json::Error) -> TokenError {
+pub(crate) fn json_error(text: &[u8], error: &serde_json::Error) -> TokenError {
     TokenError::Json(match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
         _ if error.is_eof() => "unexpected end of JSON input".to_owned(),
         Some(first) if error.is_syntax() && !b"{[\"-0123456789tfn".contains(first) => {

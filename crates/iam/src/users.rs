@@ -104,16 +104,35 @@ pub async fn follow_roles(
 }
 
 /// What a watch tells.
-enum Change<K> {
+pub(crate) enum Change<K> {
     /// Everything there is; what is not in it is gone.
     All(Vec<K>),
     Apply(K),
     Delete(K),
 }
 
-/// Hands on the changes of one kind until cancelled; a watch that fails is begun again, with growing pauses.
 async fn follow<K>(
     client: Client,
+    doing: &'static str,
+    take: impl FnMut(Change<K>) + Send,
+    cancel: CancellationToken,
+    synced: impl FnOnce() + Send,
+) where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned
+        + Send
+        + 'static,
+{
+    let all = watcher::Config::default();
+    follow_in(Api::<K>::all(client), all, doing, take, cancel, synced).await;
+}
+
+/// Hands on the changes of one kind until cancelled; a watch that fails is begun again, with growing pauses.
+pub(crate) async fn follow_in<K>(
+    api: Api<K>,
+    which: watcher::Config,
     doing: &'static str,
     mut take: impl FnMut(Change<K>) + Send,
     cancel: CancellationToken,
@@ -128,7 +147,7 @@ async fn follow<K>(
 {
     let mut synced = Some(synced);
     let mut listed = Vec::new();
-    let stream = watcher(Api::<K>::all(client), watcher::Config::default()).default_backoff();
+    let stream = watcher(api, which).default_backoff();
     let mut stream = std::pin::pin!(stream);
     loop {
         let event = tokio::select! {

@@ -1,0 +1,174 @@
+//! What a member trusts: the ConfigMap `hub-trust`, followed while it runs.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwapOption;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kah_api::seed::NAMESPACE;
+use kube::{Api, Client, ResourceExt, runtime::watcher};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::{HOST_TRUST, KeyError, VerifyingKey};
+use crate::users::{Change, follow_in};
+
+/// More keys than a rotation ever needs are no set of keys.
+const MOST_KEYS: usize = 16;
+
+/// Why the data of a ConfigMap `hub-trust` gives no trust.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // the texts say it
+pub enum TrustError {
+    #[error("read ConfigMap hub-trust: it has no {0}")]
+    Missing(&'static str),
+    #[error("read ConfigMap hub-trust: its audience is another cluster than this one")]
+    Audience,
+    #[error("read ConfigMap hub-trust: its keys are no JWK set")]
+    Keys,
+    #[error("read ConfigMap hub-trust")]
+    Key(#[from] KeyError),
+}
+
+/// A host that a member trusts: its name, its public keys, and the one audience that its tokens must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trusted {
+    pub(super) issuer: String,
+    pub(super) audience: String,
+    keys: HashMap<String, VerifyingKey>,
+}
+
+impl Trusted {
+    /// Trusts these keys of `issuer` for tokens that are meant for `audience`.
+    #[must_use]
+    pub fn new(
+        issuer: &str,
+        audience: &str,
+        keys: impl IntoIterator<Item = (String, VerifyingKey)>,
+    ) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            audience: audience.to_owned(),
+            keys: keys.into_iter().collect(),
+        }
+    }
+
+    /// Reads the data of the ConfigMap. `uid` is this cluster's own: trust that was given to another one is none.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn read(data: &BTreeMap<String, String>, uid: &str) -> Result<Self, TrustError> {
+        let get = |name: &'static str| {
+            data.get(name)
+                .filter(|value| !value.is_empty())
+                .ok_or(TrustError::Missing(name))
+        };
+        if get("audience")? != uid {
+            return Err(TrustError::Audience);
+        }
+        let set: Value = serde_json::from_str(get("keys")?).map_err(|_| TrustError::Keys)?;
+        let listed = set
+            .get("keys")
+            .and_then(Value::as_array)
+            .filter(|keys| keys.len() <= MOST_KEYS)
+            .ok_or(TrustError::Keys)?;
+        let keys: Vec<_> = listed
+            .iter()
+            .map(VerifyingKey::from_jwk)
+            .collect::<Result<_, _>>()?;
+        Ok(Self::new(get("issuer")?, uid, keys))
+    }
+
+    /// What [`Self::read`] reads.
+    #[must_use]
+    pub fn to_data(&self) -> BTreeMap<String, String> {
+        let mut keys: Vec<_> = self.keys.iter().collect();
+        keys.sort_by(|a, b| a.0.cmp(b.0));
+        let keys: Vec<Value> = keys.iter().map(|(kid, key)| key.to_jwk(kid)).collect();
+        BTreeMap::from([
+            ("issuer".to_owned(), self.issuer.clone()),
+            ("audience".to_owned(), self.audience.clone()),
+            ("keys".to_owned(), json!({ "keys": keys }).to_string()),
+        ])
+    }
+
+    pub(super) fn key(&self, kid: &str) -> Option<&VerifyingKey> {
+        self.keys.get(kid)
+    }
+}
+
+/// The host that this member trusts now, if any. Readers never wait.
+#[derive(Debug, Default)]
+pub struct HostTrust(ArcSwapOption<Trusted>);
+
+impl HostTrust {
+    /// Trusts this and nothing else from now on.
+    pub fn set(&self, trusted: Option<Trusted>) {
+        self.0.store(trusted.map(Arc::new));
+    }
+
+    /// What is trusted.
+    #[must_use]
+    pub fn get(&self) -> Option<Arc<Trusted>> {
+        self.0.load_full()
+    }
+
+    fn take(&self, map: Option<&ConfigMap>, uid: &str) {
+        let data = map.and_then(|map| map.data.as_ref());
+        match data.map(|data| Trusted::read(data, uid)).transpose() {
+            Ok(trusted) => self.set(trusted),
+            Err(error) => {
+                // What cannot be read is not trusted, and neither is what stood there before.
+                tracing::warn!(%error, "no federated trust");
+                self.set(None);
+            }
+        }
+    }
+}
+
+/// Keeps the trust current until cancelled. `synced` is called when it is known for the first time.
+pub async fn follow_host_trust(
+    client: Client,
+    trust: Arc<HostTrust>,
+    cancel: CancellationToken,
+    synced: impl FnOnce() + Send,
+) {
+    let Some(Some(uid)) = cancel.run_until_cancelled(own_uid(&client)).await else {
+        return;
+    };
+    let only = watcher::Config::default().fields(&format!("metadata.name={HOST_TRUST}"));
+    let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+    let take = |change: Change<ConfigMap>| match change {
+        Change::All(listed) => {
+            trust.take(listed.iter().find(|map| map.name_any() == HOST_TRUST), &uid)
+        }
+        Change::Apply(map) if map.name_any() == HOST_TRUST => trust.take(Some(&map), &uid),
+        Change::Delete(map) if map.name_any() == HOST_TRUST => trust.take(None, &uid),
+        _ => {}
+    };
+    follow_in(
+        maps,
+        only,
+        "watch ConfigMap hub-trust",
+        take,
+        cancel,
+        synced,
+    )
+    .await;
+}
+
+/// The UID of the namespace `kube-system`: what a cluster is known by. Asked for until it is answered.
+async fn own_uid(client: &Client) -> Option<String> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let mut pause = std::time::Duration::from_millis(50);
+    loop {
+        match namespaces.get("kube-system").await {
+            Ok(namespace) => return namespace.uid(),
+            Err(error) => tracing::warn!(%error, "read the namespace kube-system"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(std::time::Duration::from_secs(10));
+    }
+}
