@@ -87,6 +87,69 @@ pub async fn ask<'a>(
     answers.into_iter().collect()
 }
 
+/// Has these clusters examined by the host, several at once; the answers keep the order. Each finding is a row.
+pub async fn examine(
+    hub: &Hub,
+    clusters: impl IntoIterator<Item = &Cluster>,
+) -> Result<Vec<Access>, Failure> {
+    let answers: Vec<Result<Vec<Access>, Failure>> =
+        futures::stream::iter(clusters.into_iter().map(async |cluster| {
+            if cluster.host {
+                return Ok(vec![one(hub, &cluster.name).await?]);
+            }
+            let path = format!(
+                "/kapis/hub.kubeaihub.io/v1/clusters/{}/doctor",
+                cluster.name
+            );
+            let report: Value = hub.read(&path).await?;
+            Ok(rows(&cluster.name, &report))
+        }))
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let rows: Result<Vec<Vec<Access>>, Failure> = answers.into_iter().collect();
+    Ok(rows?.into_iter().flatten().collect())
+}
+
+fn rows(cluster: &str, report: &Value) -> Vec<Access> {
+    let text = |value: &Value, field: &str| Some(value.get(field)?.as_str()?.to_owned());
+    let version = text(report, "kubernetes");
+    let findings = report.get("findings").and_then(Value::as_array);
+    let mut rows: Vec<Access> = findings
+        .into_iter()
+        .flatten()
+        .map(|finding| {
+            let by_hand = text(finding, "remedy").unwrap_or_default();
+            let repairable = finding.get("repairable").and_then(Value::as_bool) == Some(true);
+            Access {
+                cluster: cluster.to_owned(),
+                ok: text(finding, "severity").as_deref() == Some("Warning"),
+                code: text(finding, "code"),
+                evidence: text(finding, "evidence"),
+                meaning: text(finding, "consequence"),
+                remedy: Some(if repairable {
+                    format!("Run `kah restore-access {cluster}`, or by hand: {by_hand}")
+                } else {
+                    by_hand
+                }),
+                version: version.clone(),
+            }
+        })
+        .collect();
+    if rows.is_empty() {
+        rows.push(Access {
+            cluster: cluster.to_owned(),
+            ok: true,
+            code: None,
+            evidence: None,
+            meaning: None,
+            remedy: None,
+            version,
+        });
+    }
+    rows
+}
+
 async fn one(hub: &Hub, name: &str) -> Result<Access, Failure> {
     // A path that needs a login on the member: nothing there answers it to a stranger.
     let answer = hub.get(&format!("/clusters/{name}/version")).await?;

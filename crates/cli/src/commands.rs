@@ -194,25 +194,27 @@ pub async fn cluster_show(name: &str, format: Format) -> Result<(), Failure> {
 /// `kah doctor`
 pub async fn doctor(names: &[String], format: Format) -> Result<(), Failure> {
     let (hub, _) = Hub::of_login().await?;
-    let known = access::clusters(&hub).await?;
-    let mut asked: Vec<&str> = known.iter().map(|cluster| cluster.name.as_str()).collect();
+    let mut asked = access::clusters(&hub).await?;
     if !names.is_empty() {
-        if let Some(unknown) = names.iter().find(|name| !asked.contains(&name.as_str())) {
+        let unknown = names
+            .iter()
+            .find(|name| !asked.iter().any(|cluster| cluster.name == **name));
+        if let Some(unknown) = unknown {
             return Err(no_cluster(unknown));
         }
-        asked.retain(|name| names.iter().any(|wanted| wanted == name));
+        asked.retain(|cluster| names.contains(&cluster.name));
     }
-    let answers = access::ask(&hub, asked).await?;
+    let answers = access::examine(&hub, &asked).await?;
     let ill: Vec<&Access> = answers.iter().filter(|answer| !answer.ok).collect();
     match format {
         Format::Table => {
             let rows: Vec<Vec<&str>> = answers
                 .iter()
                 .map(|answer| {
-                    let code = if answer.ok {
-                        "OK"
-                    } else {
-                        answer.code.as_deref().unwrap_or("Unknown")
+                    let code = match answer.code.as_deref() {
+                        Some(code) => code,
+                        None if answer.ok => "OK",
+                        None => "Unknown",
                     };
                     vec![
                         answer.cluster.as_str(),
@@ -237,7 +239,7 @@ pub async fn doctor(names: &[String], format: Format) -> Result<(), Failure> {
             format!(
                 "{} of {} clusters cannot be reached with this login.",
                 ill.len(),
-                answers.len()
+                asked.len()
             ),
             "Follow the last column, then run `kah doctor` again.",
         )

@@ -1,10 +1,15 @@
-//! What an answer, or the lack of one, says to the people who run the fleet.
+//! Why a member cannot be reached, or does not accept the host, told to the people who run the fleet.
 //!
-//! Nothing is sent from here: a probe is a request over the host's own route, and its answer is judged by [`findings`]. The types are written with
-//! `-o json`; their shape only grows.
+//! [`gather`] finds out, stage by stage; [`examine`] judges what was found out, and sends nothing. The types are written with `-o json`; their shape
+//! only grows.
+
+mod checks;
+mod evidence;
 
 use serde::{Deserialize, Serialize};
 
+pub use checks::examine;
+pub use evidence::{Asked, Evidence, Replicas, Settings, gather};
 pub use kah_api::access::Severity;
 
 use crate::AccessCode;
@@ -27,47 +32,9 @@ pub struct Finding {
     pub remedy: String,
     /// The same as commands, to be run in order against the cluster that each names.
     pub commands: Vec<String>,
-}
-
-/// What a probe over the host's route got back.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answer {
-    /// The HTTP status.
-    pub status: u16,
-    /// The value of `X-KubeAIHub-Member-Refusal`, or the reason of a `details.causes[]` entry.
-    pub refusal: Option<String>,
-    /// The Status' message, or the body's first line.
-    pub message: String,
-}
-
-/// Judges the answer of one cluster. No findings: the member lets the caller in.
-#[must_use]
-pub fn findings(cluster: &str, answer: &Answer) -> Vec<Finding> {
-    let code = answer
-        .refusal
-        .as_deref()
-        .and_then(|code| code.parse::<AccessCode>().ok());
-    let code = match code {
-        Some(code) => code,
-        // A host that does not say more.
-        None if answer.status == 401 => {
-            let body = serde_json::json!({ "kind": "Status", "message": answer.message });
-            let found = crate::code_of_answer(
-                crate::Origin::BehindKubeApiserver,
-                http::StatusCode::UNAUTHORIZED,
-                &http::HeaderMap::new(),
-                body.to_string().as_bytes(),
-            );
-            match found {
-                Some(code) => code,
-                None => AccessCode::CredentialRejected,
-            }
-        }
-        None if matches!(answer.status, 500 | 502 | 504) => AccessCode::MemberUnreachable,
-        None if answer.status == 503 => AccessCode::MemberNotReady,
-        None => return Vec::new(),
-    };
-    vec![finding(cluster, code, &answer.message)]
+    /// Whether `kah restore-access` may repair it.
+    #[serde(default)]
+    pub repairable: bool,
 }
 
 /// The finding for a cause.
@@ -86,5 +53,10 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
             .iter()
             .map(|command| (*command).to_owned())
             .collect(),
+        repairable: matches!(
+            code,
+            AccessCode::TokenNotInCache | AccessCode::SignatureInvalid
+        ) || (code == AccessCode::MemberNotReady
+            && evidence.contains("0 of 0 replicas")),
     }
 }

@@ -102,6 +102,16 @@ impl Member {
         self.kubernetes.as_ref().map(crate::kubernetes::client)
     }
 
+    /// When the client certificate of the stored kubeconfig ends, where it has one.
+    #[must_use]
+    pub fn certificate_ends(&self) -> Option<jiff::Timestamp> {
+        let yaml = STANDARD.decode(self.connection.kubeconfig.trim()).ok()?;
+        let chain = Kubeconfig::read(&yaml).ok()?.tls.client_certificate?.chain;
+        let (_, pem) = x509_parser::pem::parse_x509_pem(&chain).ok()?;
+        let ends = pem.parse_x509().ok()?.validity().not_after.timestamp();
+        jiff::Timestamp::from_second(ends).ok()
+    }
+
     /// An annotation of the Cluster object; those of ours begin with `hub.kubeaihub.io/`.
     #[must_use]
     pub fn annotation(&self, name: &str) -> Option<&str> {
@@ -259,11 +269,15 @@ fn ways(
         return (route, kubernetes.map(|(upstream, _)| upstream));
     }
     let route = match &kubernetes {
-        // An endpoint does not need a kubeconfig; one that is there has to be good.
-        Err(error) if !connection.kubeconfig.is_empty() => Err(error.clone()),
+        // An endpoint does not need a kubeconfig; one that is there has to be readable, but callers do not suffer from what is in it.
+        Err(error) if !connection.kubeconfig.is_empty() && !is_of_tls(error) => Err(error.clone()),
         _ => direct(connection, shared),
     };
     (route, kubernetes.map(|(upstream, _)| upstream))
+}
+
+fn is_of_tls(error: &SettingsError) -> bool {
+    matches!(error, SettingsError::Upstream(_))
 }
 
 fn kubernetes(

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use kah_api::access::Remedy;
 use serde::Serialize;
 
-use crate::{AccessCode, CallerCredential, Host};
-use member::{Answer, OnMember};
+use crate::{AccessCode, Answer, CallerCredential, Host};
+use member::OnMember;
 use state::Stored;
 
 pub use plan::{Change, Plan, plan};

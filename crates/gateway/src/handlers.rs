@@ -1,7 +1,7 @@
 //! What this server answers itself, but for logins.
 
 use axum::response::Response;
-use http::StatusCode;
+use http::{StatusCode, header};
 use kah_api::version::Version;
 
 use crate::{
@@ -34,6 +34,11 @@ impl Inner {
             Endpoint::Token => oauth::token(&*self.callers, arrived).await,
             Endpoint::Userinfo => oauth::userinfo(&*self.callers, &arrived),
             Endpoint::HubCluster => or_status(&arrived, self.cluster_summary(matched.name())),
+            Endpoint::HubDoctor => {
+                let credential = arrived.parts.headers.get(header::AUTHORIZATION).cloned();
+                let answered = self.examine(matched.name(), credential).await;
+                or_status(&arrived, answered)
+            }
             Endpoint::HubRestoreAccess => {
                 let (headers, query) = (
                     arrived.parts.headers.clone(),

@@ -3,6 +3,7 @@
 //! Each subject has a file of its own below. A handler takes the request that arrived, asks the room `cluster`, and gives an answer or a Status;
 //! it holds no logic of its own.
 
+mod doctor;
 mod restore;
 
 use std::sync::Arc;

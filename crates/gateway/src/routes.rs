@@ -20,6 +20,7 @@ pub enum Endpoint {
     Userinfo,
     Logout,
     HubCluster,
+    HubDoctor,
     HubRestoreAccess,
 }
 
@@ -98,6 +99,13 @@ pub const ROUTES: &[Route] = &[
         ..get(
             "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}",
             Endpoint::HubCluster,
+        )
+    },
+    Route {
+        open: false,
+        ..get(
+            "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}/doctor",
+            Endpoint::HubDoctor,
         )
     },
     Route {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, Error, InconsistentKeys, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 
 use crate::BoxError;
@@ -68,11 +69,11 @@ impl TlsSettings {
         let builder = match (self.verify, &self.roots) {
             (Verify::Nothing, _) => builder
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Anybody(provider))),
+                .with_custom_certificate_verifier(Arc::new(Anybody(provider.clone()))),
             (Verify::Full, Roots::Platform) => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(
-                    rustls_platform_verifier::Verifier::new(provider)?,
+                    rustls_platform_verifier::Verifier::new(provider.clone())?,
                 )),
             (Verify::Full, Roots::Pem(pem)) => {
                 let mut roots = RootCertStore::empty();
@@ -91,7 +92,15 @@ impl TlsSettings {
                 let chain = CertificateDer::pem_slice_iter(&certificate.chain)
                     .collect::<Result<Vec<_>, _>>()?;
                 let key = PrivateKeyDer::from_pem_slice(&certificate.key)?;
-                builder.with_client_auth_cert(chain, key)?
+                let key = provider.key_provider.load_private_key(key)?;
+                let certified = CertifiedKey::new(chain, key);
+                // A certificate of version 1 cannot be parsed here, so its key cannot be compared; the peer, who has to accept it, may well know it.
+                if let Err(error @ Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) =
+                    certified.keys_match()
+                {
+                    return Err(error.into());
+                }
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
         };
         let offering = |protocols: &[&[u8]]| {

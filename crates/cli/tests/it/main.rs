@@ -8,6 +8,7 @@
 
 mod check;
 mod clusters;
+mod doctor;
 mod fleet;
 mod original;
 mod recovery;

@@ -133,6 +133,85 @@ fn an_original_member_is_diagnosed_and_restored() {
     assert_eq!(kah(&fleet, &["doctor", "theirs"]).code, 0);
 }
 
+#[test]
+fn an_original_member_is_restored_in_one_step() {
+    let Some(reference) = reference() else { return };
+    let fleet = start(&["--members", "0"]);
+    let host = kubectl_of(&fleet, "host");
+    let member = Original::start(
+        &reference,
+        Role::Member,
+        "2h",
+        "another one than the host's",
+    )
+    .unwrap();
+    let object = seed::member_cluster(
+        "theirs",
+        &std::fs::read_to_string(member.kubeconfig_path()).unwrap(),
+        &member.kube_address(),
+        Some(&member.address()),
+    );
+    let ran = host.run_with_input(&["apply", "-f", "-"], &object.to_string());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    log_in(&fleet);
+    let doctor = until(Duration::from_secs(20), "the new Cluster is known", || {
+        let ran = kah(&fleet, &["doctor", "theirs"]);
+        (ran.code == 3).then_some(ran)
+    })
+    .unwrap();
+    assert!(doctor.stdout.contains("SignatureInvalid"), "{doctor:?}");
+    assert!(
+        doctor.stdout.contains("kah restore-access theirs"),
+        "{doctor:?}"
+    );
+
+    // There is no kubelet: what one would do when the Deployment's template changes, the test does.
+    let theirs = Kubectl::new(&member.kubeconfig_path()).unwrap();
+    let restarted = || {
+        let at =
+            r"jsonpath={.spec.template.metadata.annotations.kubectl\.kubernetes\.io/restartedAt}";
+        let ran = theirs.run(&[OURS[0], OURS[1], "get", "deploy", "ks-apiserver", "-o", at]);
+        ran.stdout.trim().to_owned()
+    };
+    if theirs
+        .run(&[OURS[0], OURS[1], "get", "deploy", "ks-apiserver"])
+        .code
+        != 0
+    {
+        ok(
+            &theirs,
+            &[
+                OURS[0],
+                OURS[1],
+                "create",
+                "deploy",
+                "ks-apiserver",
+                "--image=original",
+            ],
+        );
+    }
+    let mut command = fleet.kah(&["restore-access", "theirs", "--yes", "-o", "json"]);
+    let child = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    until(
+        Duration::from_secs(30),
+        "the Deployment is restarted",
+        || (!restarted().is_empty()).then_some(()),
+    )
+    .unwrap();
+    member.restart().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["outcome"], "Restored", "{report}");
+    assert_eq!(report["restarted"], true, "{report}");
+    assert_eq!(report["changes"].as_array().unwrap().len(), 2, "{report}");
+    assert_eq!(kah(&fleet, &["doctor", "theirs"]).code, 0);
+}
+
 /// Status, body and headers; a header's letter case and what two moments or two servers cannot share aside.
 fn shape(answer: &Answer) -> (u16, String, Vec<(String, String)>) {
     let mut headers: Vec<(String, String)> = answer

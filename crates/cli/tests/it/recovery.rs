@@ -24,14 +24,9 @@ fn a_killed_server_ends_its_streams_and_comes_back() {
 
     let raw = "/api/v1/namespaces/default/configmaps?watch=true";
     let mut streams = vec![
-        hold(&through, &["get", "--raw", raw]),
-        hold(&through, &[OURS[0], OURS[1], "logs", "-f", &pod]),
+        hold(&fleet, &through, &["get", "--raw", raw]),
+        hold(&fleet, &through, &[OURS[0], OURS[1], "logs", "-f", &pod]),
     ];
-    until(Duration::from_secs(10), "the watch is under way", || {
-        let ran = ok(&direct, &[OURS[0], OURS[1], "logs", &pod]);
-        (!ran.is_empty()).then_some(())
-    })
-    .unwrap();
     kill_server(&fleet, "member-1");
     for stream in &mut streams {
         stream.wait(END_WITHIN).unwrap();
@@ -45,6 +40,7 @@ fn a_restarted_host_ends_its_streams_and_comes_back() {
     let old = token(&fleet);
     let through = through_host(&fleet, "member-1", &old);
     let mut watching = hold(
+        &fleet,
         &through,
         &[
             "get",
@@ -130,14 +126,21 @@ fn back(fleet: &Fleet, cluster: &str, token: &str) {
 }
 
 /// A kubectl that goes on until it is ended from the other side.
-fn hold(kubectl: &kah_testkit::kubectl::Kubectl, arguments: &[&str]) -> Guard {
+fn hold(fleet: &Fleet, kubectl: &kah_testkit::kubectl::Kubectl, arguments: &[&str]) -> Guard {
+    let said = fleet.folder().join("said");
     let mut command = kubectl.command();
     command
         .args(arguments)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(std::fs::File::create(&said).unwrap())
         .stderr(Stdio::null());
-    Guard::spawn(&mut command).unwrap()
+    let stream = Guard::spawn(&mut command).unwrap();
+    // A stream that has not begun could begin after the server is back, and then it would not end.
+    until(Duration::from_secs(20), "the stream is under way", || {
+        std::fs::metadata(&said).unwrap().len().gt(&0).then_some(())
+    })
+    .unwrap();
+    stream
 }
 
 /// `kill -9` for the process behind a cluster's ks-apiserver: the one whose root lies in that cluster's folder.

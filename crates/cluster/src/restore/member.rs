@@ -1,6 +1,6 @@
 //! The member's side of a restore: its ConfigMap, its Deployment, and its answer over the real route.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -15,7 +15,7 @@ use kube::{
 use serde_json::json;
 
 use super::{ANNOTATION, Plan, Request, RestoreError, State};
-use crate::{AccessCode, Form, Hop, Host, Member, MemberRefusal, peek::peek};
+use crate::{Answer, Host, Member};
 
 /// The key of the configuration in the ConfigMap.
 const TEXT: &str = "kubesphere.yaml";
@@ -23,18 +23,6 @@ const TEXT: &str = "kubesphere.yaml";
 const BACKUP: &str = "backup-kubesphere.yaml";
 /// Which restore wrote the ConfigMap.
 const MARK: &str = "hub.kubeaihub.io/restore-id";
-/// For one question over the route.
-const ANSWER: Duration = Duration::from_secs(5);
-
-/// What the member says to a token of the host.
-pub(super) enum Answer {
-    Accepted,
-    Refused {
-        code: Option<AccessCode>,
-        evidence: String,
-    },
-}
-
 pub(super) struct OnMember<'a> {
     host: &'a Host,
     request: &'a Request,
@@ -71,45 +59,14 @@ impl<'a> OnMember<'a> {
         (!state.step.is_last()).then_some(state)
     }
 
-    /// Asks for something that needs a login on the member, by the route that callers use.
+    /// Whether the member accepts the proof, as the Cluster object is now.
     pub(super) async fn probe(&self) -> Answer {
-        let refused = |code, evidence: String| Answer::Refused { code, evidence };
-        // The object may have changed since.
-        let Some(member) = self.host.registry.get(&self.request.cluster) else {
-            return refused(None, "the Cluster has gone".into());
-        };
-        let hop = Hop {
-            target: http::uri::PathAndQuery::from_static("/version"),
-            form: Form::Segment,
-            caller: self.request.proof.clone(),
-            client: None,
-            long_running: false,
-        };
-        let request = http::Request::new(kah_net::empty());
-        let asked = async {
-            let response = match member.forward(request, hop).await {
-                Ok(response) => response,
-                Err(error) => return refused(error.code(), error.evidence()),
-            };
-            let status = response.status();
-            let code = response.extensions().get::<MemberRefusal>().map(|it| it.0);
-            // A role that is missing is the member's answer to somebody whom it knows.
-            if status.is_success() || (status == http::StatusCode::FORBIDDEN && code.is_none()) {
-                return Answer::Accepted;
-            }
-            let (prefix, _) = peek(response.into_body()).await;
-            let words = serde_json::from_slice::<serde_json::Value>(&prefix)
-                .ok()
-                .and_then(|value| Some(value.get("message")?.as_str()?.to_owned()))
-                .unwrap_or_default();
-            refused(code, format!("{}: {words}", status.as_u16()))
-        };
-        match tokio::time::timeout(ANSWER, asked).await {
-            Ok(answer) => answer,
-            Err(_) => refused(
-                Some(AccessCode::MemberUnreachable),
-                format!("no answer within {ANSWER:?}"),
-            ),
+        match self.host.registry.get(&self.request.cluster) {
+            Some(member) => member.probe(&self.request.proof).await,
+            None => Answer::Refused {
+                code: None,
+                evidence: "the Cluster has gone".into(),
+            },
         }
     }
 
@@ -203,12 +160,19 @@ impl<'a> OnMember<'a> {
             .await
     }
 
+    /// Where there is no Deployment, whoever runs ks-apiserver has to see to it: the proof waits for them.
     async fn patch(&self, patch: serde_json::Value) -> Result<(), RestoreError> {
-        self.deployments
+        let patched = self
+            .deployments
             .patch(seed::SERVER, &PatchParams::default(), &Patch::Merge(patch))
-            .await
-            .map(drop)
-            .map_err(failed("change Deployment ks-apiserver of the member"))
+            .await;
+        match patched {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(failed("change Deployment ks-apiserver of the member")(
+                error,
+            )),
+            Ok(_) => Ok(()),
+        }
     }
 }
 

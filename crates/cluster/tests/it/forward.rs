@@ -1,7 +1,7 @@
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use kah_cluster::{
-    AccessCode, CallerCredential, Form, ForwardError, MemberRefusal, REFUSAL_HEADER, doctor,
+    AccessCode, CallerCredential, Form, ForwardError, MemberRefusal, REFUSAL_HEADER,
 };
 use serde_json::json;
 
@@ -231,10 +231,6 @@ async fn refusals_are_named_and_otherwise_unchanged() {
         let body: serde_json::Value =
             serde_json::from_slice(&answer.into_body().collect().await.expect("body").to_bytes()).expect("json");
         assert_eq!(body["message"], message);
-        let found = doctor::findings("a", &doctor::Answer { status: code, refusal: header, message });
-        if let Some(expected) = expected {
-            assert_eq!(found.iter().map(|finding| finding.code).collect::<Vec<_>>(), [expected]);
-        }
     }
 }
 

@@ -342,3 +342,22 @@ async fn a_deployment_without_replicas_gets_one() {
     let deployment = stage.deployments.get(seed::SERVER).await.unwrap();
     assert_eq!(deployment.spec.unwrap().replicas, Some(1));
 }
+
+#[tokio::test]
+async fn a_member_without_a_deployment_is_not_left_half_way() {
+    let stage = Stage::new().await;
+    stage
+        .deployments
+        .delete(seed::SERVER, &kube::api::DeleteParams::default())
+        .await
+        .unwrap();
+    stage.obeys.store(false, Ordering::SeqCst);
+    let broken = stage.text().await;
+    let (steps, ended) = stage.run(|_| false).await;
+    assert!(
+        matches!(ended, Err(RestoreError::NotProven { .. })),
+        "{ended:?}"
+    );
+    assert_eq!(steps.last(), Some(&Step::Undone));
+    assert_eq!(stage.text().await, broken);
+}

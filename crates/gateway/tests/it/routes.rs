@@ -30,6 +30,11 @@ const EXPECTED: &[(&str, u16, u16)] = &[
     ("/oauth/logout", 200, 200),
     ("/kapis/hub.kubeaihub.io/v1/clusters/{cluster}", 403, 403),
     (
+        "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}/doctor",
+        403,
+        403,
+    ),
+    (
         "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}/restore-access",
         403,
         403,
