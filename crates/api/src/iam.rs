@@ -1,4 +1,4 @@
-//! Users and global roles, `iam.kubesphere.io/v1alpha2` (iam.md §2).
+//! Users, roles, bindings and groups, `iam.kubesphere.io/v1alpha2` (iam.md §2).
 
 use std::{borrow::Cow, fmt};
 
@@ -203,6 +203,13 @@ macro_rules! cluster_resource {
     };
 }
 
+mod workspace;
+
+pub use workspace::{
+    Group, GroupBinding, GroupRef, WorkspaceRole, WorkspaceRoleBinding, group_binding_definition,
+    group_definition, workspace_role_binding_definition, workspace_role_definition,
+};
+
 cluster_resource!(GlobalRole, "GlobalRole", "globalroles");
 cluster_resource!(GlobalRoleBinding, "GlobalRoleBinding", "globalrolebindings");
 
@@ -239,41 +246,16 @@ fn definition(
     fields: serde_json::Value,
     required: &[&str],
 ) -> CustomResourceDefinition {
-    let mut properties = serde_json::json!({
-        "apiVersion": { "type": "string" },
-        "kind": { "type": "string" },
-        "metadata": { "type": "object" }
-    });
-    if let (Some(all), serde_json::Value::Object(fields)) = (properties.as_object_mut(), fields) {
-        all.extend(fields);
-    }
-    let mut schema = serde_json::json!({ "type": "object", "properties": properties });
-    if let (Some(schema), false) = (schema.as_object_mut(), required.is_empty()) {
-        schema.insert("required".to_owned(), serde_json::json!(required));
-    }
-    crate::definition::read(serde_json::json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": { "name": format!("{plural}.iam.kubesphere.io") },
-        "spec": {
-            "group": "iam.kubesphere.io",
-            "names": {
-                "kind": kind,
-                "listKind": format!("{kind}List"),
-                "plural": plural,
-                "singular": kind.to_lowercase(),
-                "categories": ["iam"]
-            },
-            "scope": "Cluster",
-            "versions": [{
-                "name": "v1alpha2",
-                "served": true,
-                "storage": true,
-                "additionalPrinterColumns": columns,
-                "schema": { "openAPIV3Schema": schema }
-            }]
-        }
-    }))
+    crate::definition::cluster_scoped(&crate::definition::Shape {
+        group: "iam.kubesphere.io",
+        version: "v1alpha2",
+        category: "iam",
+        kind,
+        plural,
+        columns,
+        fields,
+        required,
+    })
 }
 
 /// The CustomResourceDefinition `users.iam.kubesphere.io`.
@@ -313,30 +295,55 @@ pub fn user_definition() -> CustomResourceDefinition {
     )
 }
 
+/// The schema of `rules` of a role.
+fn rules() -> serde_json::Value {
+    let strings = serde_json::json!({ "type": "array", "items": { "type": "string" } });
+    serde_json::json!({
+        "rules": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["verbs"],
+                "properties": {
+                    "apiGroups": strings,
+                    "nonResourceURLs": strings,
+                    "resourceNames": strings,
+                    "resources": strings,
+                    "verbs": strings
+                }
+            }
+        }
+    })
+}
+
+/// The schema of `roleRef` and `subjects` of a binding.
+fn binding() -> serde_json::Value {
+    let string = serde_json::json!({ "type": "string" });
+    serde_json::json!({
+        "roleRef": {
+            "type": "object",
+            "required": ["apiGroup", "kind", "name"],
+            "properties": { "apiGroup": string, "kind": string, "name": string }
+        },
+        "subjects": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["kind", "name"],
+                "properties": { "apiGroup": string, "kind": string, "name": string, "namespace": string }
+            }
+        }
+    })
+}
+
 /// The CustomResourceDefinition `globalroles.iam.kubesphere.io`.
 #[must_use]
 pub fn global_role_definition() -> CustomResourceDefinition {
-    let strings = serde_json::json!({ "type": "array", "items": { "type": "string" } });
     definition(
         "GlobalRole",
         "globalroles",
         serde_json::json!([]),
-        serde_json::json!({
-            "rules": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["verbs"],
-                    "properties": {
-                        "apiGroups": strings,
-                        "nonResourceURLs": strings,
-                        "resourceNames": strings,
-                        "resources": strings,
-                        "verbs": strings
-                    }
-                }
-            }
-        }),
+        rules(),
         &[],
     )
 }
@@ -344,26 +351,11 @@ pub fn global_role_definition() -> CustomResourceDefinition {
 /// The CustomResourceDefinition `globalrolebindings.iam.kubesphere.io`.
 #[must_use]
 pub fn global_role_binding_definition() -> CustomResourceDefinition {
-    let string = serde_json::json!({ "type": "string" });
     definition(
         "GlobalRoleBinding",
         "globalrolebindings",
         serde_json::json!([]),
-        serde_json::json!({
-            "roleRef": {
-                "type": "object",
-                "required": ["apiGroup", "kind", "name"],
-                "properties": { "apiGroup": string, "kind": string, "name": string }
-            },
-            "subjects": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["kind", "name"],
-                    "properties": { "apiGroup": string, "kind": string, "name": string, "namespace": string }
-                }
-            }
-        }),
+        binding(),
         &["roleRef"],
     )
 }

@@ -13,6 +13,7 @@ pub mod iam;
 pub mod path;
 pub mod seed;
 pub mod status;
+pub mod tenant;
 pub mod time;
 pub mod version;
 
