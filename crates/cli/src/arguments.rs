@@ -51,7 +51,7 @@ pub enum Command {
         #[arg(short = 'o', long = "output", value_name = "FILE")]
         file: Option<PathBuf>,
     },
-    /// Look at the clusters of the host
+    /// Look at the clusters of the host, and let them join or leave
     #[command(subcommand)]
     Cluster(Cluster),
     /// Find out why the host cannot reach, or is not accepted by, its members
@@ -84,6 +84,28 @@ pub enum Command {
 pub enum Cluster {
     /// All clusters, and whether the login opens them
     List(Output),
+    /// Check a cluster, say what is wrong with it, and join it
+    Join {
+        /// The name that it gets
+        name: String,
+        /// A kubeconfig of the cluster, with an administrator's certificate or token in it
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: PathBuf,
+        /// Only check
+        #[arg(long)]
+        dry_run: bool,
+        /// Join although it refuses the host's tokens, to be repaired by `kah restore-access`
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take a cluster out of the fleet; the cluster itself stays as it is
+    Leave {
+        /// Its name
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// One cluster
     Show {
         /// Its name

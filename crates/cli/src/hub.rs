@@ -176,6 +176,14 @@ impl Hub {
         self.send_by(&self.patient, request).await
     }
 
+    /// A DELETE, its answer as it is.
+    pub async fn delete(&self, path: &str) -> Result<Answer, Failure> {
+        let request = Request::delete(path)
+            .header("accept", "application/json")
+            .body(Body::empty());
+        self.send(request).await
+    }
+
     /// A GET that must succeed.
     pub async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let answer = self.get(path).await?;

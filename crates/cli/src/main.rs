@@ -9,6 +9,7 @@ mod failure;
 mod hub;
 mod logging;
 mod login;
+mod membership;
 mod output;
 mod process;
 mod restore_access;
@@ -62,6 +63,13 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Cluster(Cluster::Show { name, output }) => {
             commands::cluster_show(&name, output.output).await
         }
+        Command::Cluster(Cluster::Join {
+            name,
+            kubeconfig,
+            dry_run,
+            force,
+        }) => membership::join(&name, &kubeconfig, dry_run, force).await,
+        Command::Cluster(Cluster::Leave { name, yes }) => membership::leave(&name, yes).await,
         Command::Doctor { clusters, output } => commands::doctor(&clusters, output.output).await,
         Command::RestoreAccess {
             cluster,

@@ -7,6 +7,7 @@
 pub mod doctor;
 mod forward;
 mod host;
+pub mod join;
 mod kubeconfig;
 mod kubernetes;
 mod location;

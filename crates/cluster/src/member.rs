@@ -59,6 +59,7 @@ pub struct Member {
     pub(crate) kubernetes: Result<Upstream, SettingsError>,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) deleting: bool,
+    pub(crate) identity: String,
 }
 
 impl Member {
@@ -116,6 +117,12 @@ impl Member {
     #[must_use]
     pub fn annotation(&self, name: &str) -> Option<&str> {
         self.annotations.get(name).map(String::as_str)
+    }
+
+    /// `status.uid`: the UID of its namespace kube-system, where it is known.
+    #[must_use]
+    pub fn identity(&self) -> Option<&str> {
+        Some(self.identity.as_str()).filter(|uid| !uid.is_empty())
     }
 
     /// Whether the Cluster object is on its way out.
@@ -183,6 +190,7 @@ struct Spec {
 #[serde(default)]
 struct Status {
     conditions: Vec<Condition>,
+    uid: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -207,14 +215,20 @@ pub(crate) fn member(
         .labels
         .as_ref()
         .is_some_and(|labels| labels.contains_key(HOST_LABEL));
-    let (readiness, connection, unreadable) =
+    let (readiness, connection, identity, unreadable) =
         match serde_json::from_value::<Object>(object.data.clone()) {
-            Ok(Object { spec, status }) => (readiness(status.conditions), spec.connection, None),
+            Ok(Object { spec, status }) => (
+                readiness(status.conditions),
+                spec.connection,
+                status.uid,
+                None,
+            ),
             Err(_) => {
                 let reason = "its spec or status has not the shape of a Cluster's".to_owned();
                 (
                     Readiness::Ready,
                     Connection::default(),
+                    String::new(),
                     Some(SettingsError::Cluster(reason)),
                 )
             }
@@ -233,6 +247,7 @@ pub(crate) fn member(
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         deleting: object.metadata.deletion_timestamp.is_some(),
+        identity,
         kubernetes,
         name,
         uid,

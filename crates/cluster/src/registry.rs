@@ -53,6 +53,12 @@ impl Registry {
         self.0.members.load().get(name).cloned()
     }
 
+    /// What this object would be as a member. The registry does not keep it; whoever asks closes it.
+    #[must_use]
+    pub(crate) fn candidate(&self, object: &DynamicObject) -> Option<Arc<Member>> {
+        member(object, None, &self.0.shared).map(Arc::new)
+    }
+
     /// All members, by name.
     #[must_use]
     pub fn members(&self) -> Vec<Arc<Member>> {

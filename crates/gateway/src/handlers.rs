@@ -39,14 +39,23 @@ impl Inner {
                 let answered = self.examine(matched.name(), credential).await;
                 or_status(&arrived, answered)
             }
-            Endpoint::HubRestoreAccess => {
+            Endpoint::HubLeave => {
+                let by = arrived.caller.name.clone();
+                let answered = self.leave_cluster(matched.name(), &by).await;
+                or_status(&arrived, answered)
+            }
+            Endpoint::HubJoin | Endpoint::HubRestoreAccess => {
                 let (headers, query) = (
                     arrived.parts.headers.clone(),
                     arrived.parts.uri.query().map(str::to_owned),
                 );
-                let name = matched.name().to_owned();
-                self.restore_access(name, arrived)
-                    .await
+                let answered = if matched.endpoint == Endpoint::HubJoin {
+                    self.join_cluster(arrived).await
+                } else {
+                    self.restore_access(matched.name().to_owned(), arrived)
+                        .await
+                };
+                answered
                     .unwrap_or_else(|status| answer::status(&status, &headers, query.as_deref()))
             }
             Endpoint::Logout => oauth::logout(&*self.callers, arrived).await,

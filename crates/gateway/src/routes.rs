@@ -20,6 +20,8 @@ pub enum Endpoint {
     Userinfo,
     Logout,
     HubCluster,
+    HubJoin,
+    HubLeave,
     HubDoctor,
     HubRestoreAccess,
 }
@@ -99,6 +101,19 @@ pub const ROUTES: &[Route] = &[
         ..get(
             "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}",
             Endpoint::HubCluster,
+        )
+    },
+    Route {
+        method: Some("POST"),
+        open: false,
+        ..get("/kapis/hub.kubeaihub.io/v1/clusters", Endpoint::HubJoin)
+    },
+    Route {
+        method: Some("DELETE"),
+        open: false,
+        ..get(
+            "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}",
+            Endpoint::HubLeave,
         )
     },
     Route {

@@ -1,0 +1,171 @@
+//! A cluster joins with one command, and leaves with one.
+
+use std::time::Duration;
+
+use kah_testkit::fleet::{Fleet, until};
+use kah_testkit::http_client::get;
+
+use crate::fleet::{OURS, kah, log_in, ok, start, start_real, token};
+
+fn clusters(fleet: &Fleet) -> Vec<String> {
+    let names = ok(
+        &fleet.kubectl("host").unwrap(),
+        &["get", "clusters.cluster.kubesphere.io", "-o", "name"],
+    );
+    let name = |line: &str| line.rsplit('/').next().unwrap_or_default().to_owned();
+    names.lines().map(name).collect()
+}
+
+fn status(fleet: &Fleet, cluster: &str, token: &str) -> u16 {
+    let url = format!("{}/clusters/{cluster}/version", fleet.facts().address);
+    get(&url, token).unwrap().status
+}
+
+#[test]
+fn a_member_leaves_and_joins_again() {
+    let fleet = start(&["--members", "2"]);
+    log_in(&fleet);
+    let path = |index: usize| {
+        fleet.facts().clusters[index]
+            .kubeconfig
+            .display()
+            .to_string()
+    };
+    let all = clusters(&fleet);
+    let token = token(&fleet);
+
+    // What cannot join, each for its own reason, and nothing is left behind.
+    let broken = fleet.folder().join("broken.yaml");
+    let text = std::fs::read_to_string(path(1)).unwrap();
+    let with_program = text.replace(
+        "client-certificate-data:",
+        "exec: {command: sh}\n    client-certificate-data:",
+    );
+    std::fs::write(&broken, with_program).unwrap();
+    let broken = broken.display().to_string();
+    for (name, kubeconfig, words, next) in [
+        (
+            "member-1",
+            path(1),
+            "there is a cluster member-1 already",
+            "kah cluster list",
+        ),
+        (
+            "again",
+            path(1),
+            "this is the cluster member-1",
+            "kah cluster list",
+        ),
+        (
+            "me",
+            path(0),
+            "multicluster.clusterRole is",
+            "clusterRole to member",
+        ),
+        (
+            "No_Name",
+            path(1),
+            "is no name for a cluster",
+            "Correct that",
+        ),
+        (
+            "program",
+            broken,
+            "uses exec, which is refused",
+            "--flatten",
+        ),
+        (
+            "none",
+            "/no/such/file".to_owned(),
+            "read /no/such/file",
+            "--kubeconfig FILE",
+        ),
+    ] {
+        let ran = kah(
+            &fleet,
+            &["cluster", "join", name, "--kubeconfig", &kubeconfig],
+        );
+        assert_eq!(ran.code, 1, "{name}: {ran:?}");
+        assert!(ran.stderr.contains(words), "{name}: {ran:?}");
+        assert!(ran.stderr.contains(next), "{name}: {ran:?}");
+        assert!(!ran.stderr.contains("client-key-data"), "{ran:?}");
+    }
+    assert_eq!(clusters(&fleet), all);
+
+    // Leaving needs a yes; then the host knows it no more.
+    let unasked = kah(&fleet, &["cluster", "leave", "member-2"]);
+    assert_eq!(unasked.code, 1, "{unasked:?}");
+    assert_eq!(status(&fleet, "member-2", &token), 200);
+    let left = kah(&fleet, &["cluster", "leave", "member-2", "--yes"]);
+    assert_eq!(left.code, 0, "{left:?}");
+    until(Duration::from_secs(10), "member-2 is unknown", || {
+        (status(&fleet, "member-2", &token) == 400).then_some(())
+    })
+    .unwrap();
+    for name in ["member-2", "host"] {
+        assert_eq!(kah(&fleet, &["cluster", "leave", name, "--yes"]).code, 1);
+    }
+
+    // One that refuses the host's tokens says so, and joins to be repaired.
+    let member = fleet.kubectl("member-2").unwrap();
+    let map = ok(
+        &member,
+        &[
+            OURS[0],
+            OURS[1],
+            "get",
+            "cm",
+            "kubesphere-config",
+            "-o",
+            "json",
+        ],
+    );
+    let ran = member.run_with_input(
+        &["replace", "-f", "-"],
+        &map.replace("accessTokenMaxAge: 0", "accessTokenMaxAge: 2h"),
+    );
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let join = ["cluster", "join", "second", "--kubeconfig", &path(2)];
+    let refused = until(Duration::from_secs(20), "the member refuses", || {
+        let ran = kah(&fleet, &[join.as_slice(), &["--dry-run"]].concat());
+        (ran.code == 1).then_some(ran)
+    })
+    .unwrap();
+    assert!(
+        refused.stderr.contains("TokenNotInCache") && refused.stderr.contains("--force"),
+        "{refused:?}"
+    );
+    let joined = kah(&fleet, &[join.as_slice(), &["--force"]].concat());
+    assert_eq!(joined.code, 0, "{joined:?}");
+    until(Duration::from_secs(10), "second is known", || {
+        (status(&fleet, "second", &token) == 401).then_some(())
+    })
+    .unwrap();
+    let restored = kah(&fleet, &["restore-access", "second", "--yes"]);
+    assert_eq!(restored.code, 0, "{restored:?}");
+    assert_eq!(status(&fleet, "second", &token), 200);
+}
+
+#[test]
+fn a_member_leaves_and_joins_again_on_a_real_control_plane() {
+    let Some(fleet) = start_real(1) else { return };
+    log_in(&fleet);
+    let path = fleet.facts().clusters[1].kubeconfig.display().to_string();
+    let again = kah(
+        &fleet,
+        &[
+            "cluster",
+            "join",
+            "again",
+            "--kubeconfig",
+            &path,
+            "--dry-run",
+        ],
+    );
+    // Its Service has no endpoints there: a real kube-apiserver refuses loopback addresses.
+    assert_eq!(again.code, 1, "{again:?}");
+    assert!(again.stderr.contains("MemberNotReady"), "{again:?}");
+    let left = kah(&fleet, &["cluster", "leave", "member-1", "--yes"]);
+    assert_eq!(left.code, 0, "{left:?}");
+    assert_eq!(clusters(&fleet), ["host"]);
+}

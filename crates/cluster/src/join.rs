@@ -1,0 +1,280 @@
+//! A cluster becomes a member: everything is looked at first, and only then something is written. Leaving is the deletion of the Cluster object.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use k8s_openapi::api::core::v1::Namespace;
+use kah_api::seed;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams},
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    CallerCredential, Host, Kubeconfig, Member, SettingsError,
+    doctor::{self, Finding, Severity},
+};
+
+/// For one question to a cluster that may not answer.
+const ANSWER: Duration = Duration::from_secs(3);
+/// Members that are asked who they are at the same time.
+const AT_ONCE: usize = 16;
+/// A Cluster's name is a label and part of paths.
+const LONGEST_NAME: usize = 63;
+
+/// Why a cluster did not join, or leave. Nothing was written then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The name cannot be one.
+    #[error(
+        "name: {0:?} is no name for a cluster: lower-case letters, digits and '-', at most 63, beginning and ending with a letter or digit"
+    )]
+    Name(String),
+    /// The name is in use.
+    #[error("name: there is a cluster {0} already")]
+    Taken(String),
+    /// The kubeconfig cannot be used.
+    #[error("kubeconfig: {0}")]
+    Kubeconfig(#[from] SettingsError),
+    /// The cluster is in the fleet already.
+    #[error("this is the cluster {0}, which is in the fleet already")]
+    Same(String),
+    /// Something is wrong with it.
+    #[error("the cluster cannot join: {}: {}", .0.code, .0.evidence)]
+    Unfit(Box<Finding>),
+    /// No such Cluster.
+    #[error("clusters.cluster.kubesphere.io {0:?} not found")]
+    Unknown(String),
+    /// The host does not leave its own fleet.
+    #[error("cluster {0} is the host itself")]
+    IsHost(String),
+    /// A kube-apiserver refused, or was not reached.
+    #[error("{doing}")]
+    Api {
+        /// What was being tried.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// It did not say who it is in time.
+    #[error("the cluster did not say its identity within {} s", ANSWER.as_secs())]
+    Silent,
+}
+
+/// What is asked for.
+pub struct Request {
+    /// The name to be.
+    pub name: String,
+    /// The kubeconfig, YAML.
+    pub kubeconfig: Vec<u8>,
+    /// Only look.
+    pub dry_run: bool,
+    /// Join although the member refuses the host's tokens in a way that `restore` repairs.
+    pub force: bool,
+    /// A token of the host, which the member should accept.
+    pub proof: CallerCredential,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The Cluster's name.
+    pub cluster: String,
+    /// Whether it was joined, or only looked at.
+    pub joined: bool,
+    /// Where its kube-apiserver is.
+    pub server: String,
+    /// Its identity: the UID of its namespace kube-system.
+    pub uid: String,
+    /// What is to be done still, or will be soon.
+    pub findings: Vec<Finding>,
+}
+
+/// Looks at a cluster, and creates its Cluster object if it may join.
+///
+/// # Errors
+/// [`JoinError`]; nothing was written then.
+pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
+    let name = &request.name;
+    if !is_name(name) {
+        return Err(JoinError::Name(name.clone()));
+    }
+    let kubeconfig = Kubeconfig::read(&request.kubeconfig)?;
+    let clusters = clusters(&host.client);
+    let taken = clusters
+        .get_opt(name)
+        .await
+        .map_err(api("look for the name among the Clusters"))?;
+    if taken.is_some() {
+        return Err(JoinError::Taken(name.clone()));
+    }
+    let server = kubeconfig.server.to_string();
+    let text = String::from_utf8_lossy(&request.kubeconfig);
+    let mut object = seed::member_cluster(name, &text, &server, None);
+    let candidate = serde_json::from_value(object.clone())
+        .ok()
+        .and_then(|object| host.registry.candidate(&object))
+        .ok_or_else(|| JoinError::Name(name.clone()))?;
+    let client = candidate
+        .kubernetes()
+        .map_err(|error| JoinError::Kubeconfig(error.clone()))?;
+
+    // The cause of a refusal is told by the same stages that the doctor goes through.
+    let evidence = doctor::gather(host, &candidate, &request.proof).await;
+    let findings = doctor::examine(&evidence);
+    let unfit = findings.iter().find(|finding| {
+        finding.severity == Severity::Error && !(request.force && finding.repairable)
+    });
+    if let Some(unfit) = unfit {
+        return Err(JoinError::Unfit(Box::new(unfit.clone())));
+    }
+    let uid = tokio::time::timeout(ANSWER, identity(client))
+        .await
+        .map_err(|_| JoinError::Silent)?
+        .map_err(api("read the identity of the cluster"))?;
+    if let Some(other) = same(host, &uid).await? {
+        return Err(JoinError::Same(other));
+    }
+    if !request.dry_run {
+        object["status"] = json!({"uid": uid});
+        object["spec"]["connection"]["kubeconfig"] = STANDARD.encode(&request.kubeconfig).into();
+        let object: DynamicObject =
+            serde_json::from_value(object).map_err(|_| JoinError::Name(name.clone()))?;
+        match clusters.create(&PostParams::default(), &object).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                return Err(JoinError::Taken(name.clone()));
+            }
+            Err(error) => return Err(api("create the Cluster")(error)),
+        }
+    }
+    candidate.close();
+    Ok(Report {
+        cluster: name.clone(),
+        joined: !request.dry_run,
+        server,
+        uid,
+        findings,
+    })
+}
+
+/// Takes a member out of the fleet. The cluster itself goes on as it is; it need not be reachable.
+///
+/// # Errors
+/// [`JoinError`].
+pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
+    if host
+        .registry
+        .get(name)
+        .is_some_and(|member| member.is_host())
+    {
+        return Err(JoinError::IsHost(name.to_owned()));
+    }
+    match clusters(&host.client)
+        .delete(name, &DeleteParams::default())
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            Err(JoinError::Unknown(name.to_owned()))
+        }
+        Err(error) => Err(api("delete the Cluster")(error)),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=LONGEST_NAME).contains(&name.len())
+        && name.bytes().all(|byte| plain(byte) || byte == b'-')
+        && name.bytes().next().is_some_and(plain)
+        && name.bytes().next_back().is_some_and(plain)
+}
+
+fn clusters(client: &Client) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
+    Api::all_with(
+        client.clone(),
+        &ApiResource::from_gvk_with_plural(&kind, "clusters"),
+    )
+}
+
+/// The UID of namespace kube-system, which no other cluster has.
+async fn identity(client: Client) -> Result<String, kube::Error> {
+    let namespaces: Api<Namespace> = Api::all(client);
+    let namespace = namespaces.get("kube-system").await?;
+    Ok(namespace.metadata.uid.unwrap_or_default())
+}
+
+/// The cluster of the fleet that has this identity. One that does not answer is taken by what its object says.
+async fn same(host: &Host, uid: &str) -> Result<Option<String>, JoinError> {
+    let own = identity(host.client.clone())
+        .await
+        .map_err(api("read the identity of the host"))?;
+    let members = host.registry.members();
+    if own == uid {
+        let host = members.iter().find(|member| member.is_host());
+        return Ok(Some(host.map_or("host", |member| member.name()).to_owned()));
+    }
+    let asked: Vec<BoxFuture<'static, Option<String>>> = members
+        .into_iter()
+        .filter(|member| !member.is_host())
+        .map(|member| is_it(member, uid.to_owned()).boxed())
+        .collect();
+    let found: Vec<Option<String>> = futures::stream::iter(asked)
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    Ok(found.into_iter().flatten().next())
+}
+
+/// The member's name, if this is its identity.
+async fn is_it(member: Arc<Member>, uid: String) -> Option<String> {
+    let known = match member.identity() {
+        Some(known) => known.to_owned(),
+        None => {
+            let client = member.kubernetes().ok()?;
+            let answer = tokio::time::timeout(ANSWER, identity(client)).await;
+            answer.ok()?.ok()?
+        }
+    };
+    (known == uid).then(|| member.name().to_owned())
+}
+
+fn api(doing: &'static str) -> impl FnOnce(kube::Error) -> JoinError {
+    move |source| JoinError::Api {
+        doing,
+        source: Box::new(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_name;
+
+    #[test]
+    fn names_of_clusters() {
+        for (name, good) in [
+            ("member-1", true),
+            ("a", true),
+            ("9", true),
+            ("", false),
+            ("-a", false),
+            ("a-", false),
+            ("A", false),
+            ("a.b", false),
+            ("a/b", false),
+            ("a$(id)", false),
+            (&*"a".repeat(63), true),
+            (&*"a".repeat(64), false),
+        ] {
+            assert_eq!(is_name(name), good, "{name}");
+        }
+    }
+}
