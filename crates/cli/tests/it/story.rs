@@ -255,10 +255,15 @@ fn edit(fleet: &Fleet, sed: &str) {
 
 fn restart(fleet: &Fleet) {
     let kubectl = fleet.kubectl("member-2").unwrap();
-    let ran = kubectl.shell(
-        "kubectl -n kubesphere-system rollout restart deploy ks-apiserver",
-        fleet.folder(),
-    );
+    // kubectl refuses two restarts within one second.
+    let ran = until(Duration::from_secs(10), "the restart is taken", || {
+        let ran = kubectl.shell(
+            "kubectl -n kubesphere-system rollout restart deploy ks-apiserver",
+            fleet.folder(),
+        );
+        (!ran.stderr.contains("within the past second")).then_some(ran)
+    })
+    .unwrap();
     assert_eq!(
         ran.stdout, "deployment.apps/ks-apiserver restarted\n",
         "{ran:?}"
