@@ -14,7 +14,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{ANNOTATION, Plan, Request, RestoreError, State};
+use super::{ANNOTATION, Plan, Request, RestoreError, State, plan};
 use crate::{Answer, Host, Member};
 
 /// The key of the configuration in the ConfigMap.
@@ -110,7 +110,7 @@ impl<'a> OnMember<'a> {
     /// The old text again, or already; `false` where somebody else wrote since.
     pub(super) async fn put_back(&self, id: &str) -> Result<bool, RestoreError> {
         let mut map = self.configuration().await?;
-        let annotations = map.metadata.annotations.get_or_insert_default();
+        let annotations = map.metadata.annotations.clone().unwrap_or_default();
         let backup = map
             .binary_data
             .as_ref()
@@ -122,7 +122,15 @@ impl<'a> OnMember<'a> {
             // Mark and backup go with one write: without either, an earlier run was here.
             backup => return Ok(backup.is_none() && !annotations.contains_key(MARK)),
         };
-        annotations.remove(MARK);
+        // An edit by hand keeps mark and backup. What we wrote follows from the backup and the host's configuration, so it can be told without
+        // keeping a trace of it.
+        let written = plan(&self.host_configuration().await?, &backup, &[])?;
+        if written.text != text(&map) {
+            return Ok(false);
+        }
+        if let Some(annotations) = map.metadata.annotations.as_mut() {
+            annotations.remove(MARK);
+        }
         if let Some(binary) = map.binary_data.as_mut() {
             binary.remove(BACKUP);
         }

@@ -312,7 +312,6 @@ async fn what_somebody_else_wrote_meanwhile_is_left() {
     stage.seen("Changed").await;
     let mut map = stage.maps.get(seed::CONFIG).await.unwrap();
     map.data = Some([("kubesphere.yaml".to_owned(), "# mine\n".to_owned())].into());
-    map.metadata.annotations = None;
     stage
         .maps
         .replace(seed::CONFIG, &PostParams::default(), &map)
