@@ -1,6 +1,5 @@
 //! `kah cluster join` and `kah cluster leave`.
 
-use std::io::{BufRead, IsTerminal};
 use std::path::Path;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -58,23 +57,9 @@ pub async fn join(
 /// Takes a member out of the fleet.
 pub async fn leave(name: &str, yes: bool) -> Result<(), Failure> {
     let (hub, _) = Hub::of_login().await?;
-    if !yes {
-        if !std::io::stdin().is_terminal() {
-            return Err(Failure::new(
-                "Nothing was changed: nobody is there to say yes.",
-                "Add --yes.",
-            ));
-        }
-        output::talk(&format!(
-            "Nobody will reach {name} through the host any more. Go on? [y/N]"
-        ));
-        let mut said = String::new();
-        // Whatever cannot be read is no yes.
-        let _ = std::io::stdin().lock().read_line(&mut said);
-        if !matches!(said.trim().to_lowercase().as_str(), "y" | "yes") {
-            output::talk("Nothing was changed.");
-            return Ok(());
-        }
+    let question = format!("Nobody will reach {name} through the host any more. Go on?");
+    if !yes && !output::confirmed(&question, "Add --yes.")? {
+        return Ok(());
     }
     let answer = hub.delete(&format!("{CLUSTERS}/{name}")).await?;
     understand(name, &answer)?;

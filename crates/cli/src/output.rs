@@ -1,6 +1,6 @@
 //! stdout carries data, stderr carries talk.
 
-use std::io::Write;
+use std::io::{BufRead, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -38,6 +38,28 @@ pub fn data(text: &str) -> Result<(), Failure> {
 pub fn talk(line: &str) {
     // Nobody can be told that stderr is closed.
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Asks the person a question that only a yes answers well.
+///
+/// # Errors
+/// Nobody is there to answer; `otherwise` says what to do then.
+pub fn confirmed(question: &str, otherwise: &str) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(
+            "Nothing was changed: nobody is there to say yes.",
+            otherwise,
+        ));
+    }
+    talk(&format!("{question} [y/N]"));
+    let mut said = String::new();
+    // Whatever cannot be read is no yes.
+    let _ = std::io::stdin().lock().read_line(&mut said);
+    let yes = matches!(said.trim().to_lowercase().as_str(), "y" | "yes");
+    if !yes {
+        talk("Nothing was changed.");
+    }
+    Ok(yes)
 }
 
 /// Prints a value as JSON or YAML.

@@ -1,7 +1,5 @@
 //! `kah restore-access`: what is wrong, what would change, and, after a yes, the change.
 
-use std::io::{BufRead, IsTerminal};
-
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -40,18 +38,8 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         for line in plan(&planned) {
             output::talk(&line);
         }
-        if !std::io::stdin().is_terminal() {
-            return Err(Failure::new(
-                "Nothing was changed: nobody is there to say yes.",
-                "Add --yes, or look only with --dry-run.",
-            ));
-        }
-        output::talk(&format!("Change this on {}? [y/N]", options.cluster));
-        let mut said = String::new();
-        // Whatever cannot be read is no yes.
-        let _ = std::io::stdin().lock().read_line(&mut said);
-        if !matches!(said.trim().to_lowercase().as_str(), "y" | "yes") {
-            output::talk("Nothing was changed.");
+        let question = format!("Change this on {}?", options.cluster);
+        if !output::confirmed(&question, "Add --yes, or look only with --dry-run.")? {
             return Ok(());
         }
     }

@@ -165,18 +165,24 @@ impl ForwardError {
     /// Everything that is known, from the outside in, for a message and as evidence.
     #[must_use]
     pub fn evidence(&self) -> String {
-        let mut text = self.to_string();
-        let mut next = self.source();
-        while let Some(error) = next {
-            let words = error.to_string();
-            if !text.ends_with(&words) {
-                text.push_str(": ");
-                text.push_str(&words);
-            }
-            next = error.source();
-        }
-        text
+        with_causes(self)
     }
+}
+
+/// An error and its causes, from the outside in; a cause that the words before already end with is not told again.
+#[must_use]
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let words = error.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        next = error.source();
+    }
+    text
 }
 
 impl Member {

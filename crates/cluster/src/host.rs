@@ -3,9 +3,23 @@
 use std::sync::Arc;
 
 use kah_iam::Clock;
+use kube::{
+    Api,
+    core::{ApiResource, DynamicObject, GroupVersionKind},
+};
 use tokio_util::task::TaskTracker;
 
 use crate::Registry;
+
+/// The Cluster objects. Untyped: one object of an unexpected shape is one member that cannot be used, not an unreadable list, and what is written
+/// back holds everything that was read.
+pub(crate) fn clusters(client: kube::Client) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
+    Api::all_with(
+        client,
+        &ApiResource::from_gvk_with_plural(&kind, "clusters"),
+    )
+}
 
 /// Everything that handlers and reconcilers of a host need to deal with members. Clones share it.
 ///

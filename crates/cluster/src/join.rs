@@ -9,7 +9,7 @@ use kah_api::seed;
 use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
-    core::{ApiResource, DynamicObject, GroupVersionKind},
+    core::DynamicObject,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::{
     CallerCredential, Host, Kubeconfig, Member, SettingsError,
     doctor::{self, Finding, Severity},
+    host::clusters,
 };
 
 /// For one question to a cluster that may not answer.
@@ -107,7 +108,7 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
         return Err(JoinError::Name(name.clone()));
     }
     let kubeconfig = Kubeconfig::read(&request.kubeconfig)?;
-    let clusters = clusters(&host.client);
+    let clusters = clusters(host.client.clone());
     let taken = clusters
         .get_opt(name)
         .await
@@ -177,7 +178,7 @@ pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
     {
         return Err(JoinError::IsHost(name.to_owned()));
     }
-    match clusters(&host.client)
+    match clusters(host.client.clone())
         .delete(name, &DeleteParams::default())
         .await
     {
@@ -195,14 +196,6 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| plain(byte) || byte == b'-')
         && name.bytes().next().is_some_and(plain)
         && name.bytes().next_back().is_some_and(plain)
-}
-
-fn clusters(client: &Client) -> Api<DynamicObject> {
-    let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
-    Api::all_with(
-        client.clone(),
-        &ApiResource::from_gvk_with_plural(&kind, "clusters"),
-    )
 }
 
 /// The UID of namespace kube-system, which no other cluster has.

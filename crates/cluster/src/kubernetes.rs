@@ -3,6 +3,7 @@
 //! Reconcilers, doctor and restore use it; callers' requests never do.
 
 use std::{
+    error::Error,
     future::Future,
     pin::Pin,
     task::{Context, Poll},
@@ -46,18 +47,9 @@ pub(crate) fn client(upstream: &Upstream) -> kube::Client {
 /// The kind of fault on the way that a client's error came from, if it came from there.
 #[must_use]
 pub fn fault_of(error: &kube::Error) -> Option<Kind> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        if let Some(fault) = error.downcast_ref::<ProxyError>() {
-            return Some(fault.kind());
-        }
-        next = match error {
-            error if error.is::<kube::Error>() => match error.downcast_ref::<kube::Error>() {
-                Some(kube::Error::Service(inner)) => Some(inner.as_ref()),
-                _ => error.source(),
-            },
-            error => error.source(),
-        };
-    }
-    None
+    std::iter::successors(Some(error as &(dyn Error + 'static)), |error| {
+        (*error).source()
+    })
+    .find_map(|error| error.downcast_ref::<ProxyError>())
+    .map(ProxyError::kind)
 }

@@ -19,7 +19,9 @@ mod registry;
 pub mod restore;
 mod target;
 
-pub use forward::{CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER};
+pub use forward::{
+    CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER, with_causes,
+};
 pub use host::Host;
 pub use kah_api::access::AccessCode;
 pub use kubeconfig::{Kubeconfig, SettingsError};

@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use kah_api::cluster::HOST_LABEL;
 use kah_net::{Address, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
 use serde::Deserialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{Kubeconfig, SettingsError};
 
-/// The label whose presence makes a Cluster the host.
-const HOST_LABEL: &str = "cluster-role.kubesphere.io/host";
 /// What annotations of ours begin with.
 const ANNOTATIONS: &str = "hub.kubeaihub.io/";
 
@@ -58,7 +57,6 @@ pub struct Member {
     pub(crate) route: Result<(Route, Address), SettingsError>,
     pub(crate) kubernetes: Result<Upstream, SettingsError>,
     pub(crate) annotations: BTreeMap<String, String>,
-    pub(crate) deleting: bool,
     pub(crate) identity: String,
 }
 
@@ -106,8 +104,8 @@ impl Member {
     /// When the client certificate of the stored kubeconfig ends, where it has one.
     #[must_use]
     pub fn certificate_ends(&self) -> Option<jiff::Timestamp> {
-        let yaml = STANDARD.decode(self.connection.kubeconfig.trim()).ok()?;
-        let chain = Kubeconfig::read(&yaml).ok()?.tls.client_certificate?.chain;
+        let kubeconfig = self.connection.kubeconfig().ok()?;
+        let chain = kubeconfig.tls.client_certificate?.chain;
         let (_, pem) = x509_parser::pem::parse_x509_pem(&chain).ok()?;
         let ends = pem.parse_x509().ok()?.validity().not_after.timestamp();
         jiff::Timestamp::from_second(ends).ok()
@@ -123,12 +121,6 @@ impl Member {
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
         Some(self.identity.as_str()).filter(|uid| !uid.is_empty())
-    }
-
-    /// Whether the Cluster object is on its way out.
-    #[must_use]
-    pub fn is_deleting(&self) -> bool {
-        self.deleting
     }
 
     /// Ends at once everything that goes on with it.
@@ -161,6 +153,18 @@ pub(crate) struct Connection {
     #[serde(rename = "kubernetesAPIEndpoint")]
     kubernetes: String,
     kubeconfig: String,
+}
+
+impl Connection {
+    fn kubeconfig(&self) -> Result<Kubeconfig, SettingsError> {
+        if self.kubeconfig.is_empty() {
+            return Err(SettingsError::Missing);
+        }
+        let yaml = STANDARD
+            .decode(self.kubeconfig.trim())
+            .map_err(|_| SettingsError::Unreadable("it is not base64".into()))?;
+        Kubeconfig::read(&yaml)
+    }
 }
 
 impl std::fmt::Debug for Connection {
@@ -215,24 +219,15 @@ pub(crate) fn member(
         .labels
         .as_ref()
         .is_some_and(|labels| labels.contains_key(HOST_LABEL));
-    let (readiness, connection, identity, unreadable) =
-        match serde_json::from_value::<Object>(object.data.clone()) {
-            Ok(Object { spec, status }) => (
-                readiness(status.conditions),
-                spec.connection,
-                status.uid,
-                None,
-            ),
-            Err(_) => {
-                let reason = "its spec or status has not the shape of a Cluster's".to_owned();
-                (
-                    Readiness::Ready,
-                    Connection::default(),
-                    String::new(),
-                    Some(SettingsError::Cluster(reason)),
-                )
-            }
-        };
+    let (read, unreadable) = match serde_json::from_value::<Object>(object.data.clone()) {
+        Ok(read) => (read, None),
+        Err(_) => {
+            let reason = "its spec or status has not the shape of a Cluster's".to_owned();
+            (Object::default(), Some(SettingsError::Cluster(reason)))
+        }
+    };
+    let Object { spec, status } = read;
+    let connection = spec.connection;
     let same = before.filter(|before| before.uid == uid && before.connection == connection);
     let (route, kubernetes) = match (unreadable, same) {
         (Some(error), _) => (Err(error.clone()), Err(error)),
@@ -246,13 +241,12 @@ pub(crate) fn member(
             .filter(|(name, _)| name.starts_with(ANNOTATIONS))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
-        deleting: object.metadata.deletion_timestamp.is_some(),
-        identity,
+        identity: status.uid,
         kubernetes,
         name,
         uid,
         host,
-        readiness,
+        readiness: readiness(status.conditions),
         connection,
         route,
     })
@@ -299,13 +293,7 @@ fn kubernetes(
     connection: &Connection,
     shared: &Shared,
 ) -> Result<(Upstream, Address), SettingsError> {
-    if connection.kubeconfig.is_empty() {
-        return Err(SettingsError::Missing);
-    }
-    let yaml = STANDARD
-        .decode(connection.kubeconfig.trim())
-        .map_err(|_| SettingsError::Unreadable("it is not base64".into()))?;
-    let kubeconfig = Kubeconfig::read(&yaml)?;
+    let kubeconfig = connection.kubeconfig()?;
     let address = if connection.kubernetes.is_empty() {
         kubeconfig.server
     } else {

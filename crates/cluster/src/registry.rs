@@ -6,14 +6,17 @@ use arc_swap::ArcSwap;
 use futures::{StreamExt, pin_mut};
 use kah_net::{Gauges, Limits, Open};
 use kube::{
-    Api, Client,
-    core::{ApiResource, DynamicObject, GroupVersionKind},
+    Client,
+    core::DynamicObject,
     runtime::{WatchStreamExt, watcher},
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::member::{Member, Shared, member};
+use crate::{
+    host::clusters,
+    member::{Member, Shared, member},
+};
 
 type Members = HashMap<String, Arc<Member>>;
 
@@ -82,14 +85,7 @@ impl Registry {
 
     /// Follows the Cluster objects until the registry's `stop`. Failures are retried with growing pauses; meanwhile the last known state serves.
     pub async fn follow(&self, client: Client) {
-        let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
-        // Untyped: one object of an unexpected shape is one member that cannot be used, not an unreadable list.
-        let resource = ApiResource::from_gvk_with_plural(&kind, "clusters");
-        let events = watcher(
-            Api::<DynamicObject>::all_with(client, &resource),
-            watcher::Config::default(),
-        )
-        .default_backoff();
+        let events = watcher(clusters(client), watcher::Config::default()).default_backoff();
         let events = events.take_until(self.0.shared.stop.cancelled());
         pin_mut!(events);
         let mut listed: Option<Vec<DynamicObject>> = None;

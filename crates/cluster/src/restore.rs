@@ -298,20 +298,11 @@ impl<'a> Run<'a> {
             scaled,
             restarted: false,
         };
-        let state = stored
-            .change(|found| match found {
-                Some(found) if !found.step.is_last() => Err(busy(&found)),
-                _ => Ok(fresh.clone()),
-            })
-            .await?;
-        Ok(Self {
-            host,
-            request,
-            member,
-            stored,
-            state,
-            resumed: false,
-        })
+        let next = |found: Option<State>| match found {
+            Some(found) if !found.step.is_last() => Err(busy(&found)),
+            _ => Ok(fresh.clone()),
+        };
+        Self::hold(host, request, member, stored, false, next).await
     }
 
     /// Goes on with what another run left. One that still writes is left alone.
@@ -324,26 +315,35 @@ impl<'a> Run<'a> {
     ) -> Result<Self, RestoreError> {
         let now = host.clock.now();
         let holder = uuid::Uuid::new_v4().to_string();
-        let state = stored
-            .change(|found| {
-                let found = found.unwrap_or_else(|| begun.clone());
-                if now.duration_since(found.renewed) < STALE || found.step.is_last() {
-                    return Err(busy(&found));
-                }
-                Ok(State {
-                    holder: holder.clone(),
-                    renewed: now,
-                    ..found
-                })
+        let next = |found: Option<State>| {
+            let found = found.unwrap_or_else(|| begun.clone());
+            if now.duration_since(found.renewed) < STALE || found.step.is_last() {
+                return Err(busy(&found));
+            }
+            Ok(State {
+                holder: holder.clone(),
+                renewed: now,
+                ..found
             })
-            .await?;
+        };
+        Self::hold(host, request, member, stored, true, next).await
+    }
+
+    async fn hold(
+        host: &'a Host,
+        request: &'a Request,
+        member: &'a OnMember<'a>,
+        stored: Stored,
+        resumed: bool,
+        next: impl FnMut(Option<State>) -> Result<State, RestoreError>,
+    ) -> Result<Self, RestoreError> {
         Ok(Self {
             host,
             request,
             member,
+            state: stored.change(next).await?,
             stored,
-            state,
-            resumed: true,
+            resumed,
         })
     }
 

@@ -1,7 +1,7 @@
 //! What this server answers itself, but for logins.
 
 use axum::response::Response;
-use http::{StatusCode, header};
+use http::StatusCode;
 use kah_api::version::Version;
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Inner {
-    pub(crate) async fn answer(&self, matched: Matched, arrived: Arrived) -> Response {
+    pub(crate) async fn answer(&self, matched: Matched, mut arrived: Arrived) -> Response {
         let settings = &arrived.settings;
         match matched.endpoint {
             Endpoint::Healthz | Endpoint::Ping => healthz(Some(arrived.target.query())),
@@ -35,8 +35,11 @@ impl Inner {
             Endpoint::Userinfo => oauth::userinfo(&*self.callers, &arrived),
             Endpoint::HubCluster => or_status(&arrived, self.cluster_summary(matched.name())),
             Endpoint::HubDoctor => {
-                let credential = arrived.parts.headers.get(header::AUTHORIZATION).cloned();
-                let answered = self.examine(matched.name(), credential).await;
+                let answered = self.examine(matched.name(), &mut arrived).await;
+                or_status(&arrived, answered)
+            }
+            Endpoint::HubJoin => {
+                let answered = self.join_cluster(&mut arrived).await;
                 or_status(&arrived, answered)
             }
             Endpoint::HubLeave => {
@@ -44,19 +47,9 @@ impl Inner {
                 let answered = self.leave_cluster(matched.name(), &by).await;
                 or_status(&arrived, answered)
             }
-            Endpoint::HubJoin | Endpoint::HubRestoreAccess => {
-                let (headers, query) = (
-                    arrived.parts.headers.clone(),
-                    arrived.parts.uri.query().map(str::to_owned),
-                );
-                let answered = if matched.endpoint == Endpoint::HubJoin {
-                    self.join_cluster(arrived).await
-                } else {
-                    self.restore_access(matched.name().to_owned(), arrived)
-                        .await
-                };
-                answered
-                    .unwrap_or_else(|status| answer::status(&status, &headers, query.as_deref()))
+            Endpoint::HubRestoreAccess => {
+                let answered = self.restore_access(matched.name(), &mut arrived).await;
+                or_status(&arrived, answered)
             }
             Endpoint::Logout => oauth::logout(&*self.callers, arrived).await,
         }

@@ -10,9 +10,9 @@ mod restore;
 use std::sync::Arc;
 
 use axum::{body::to_bytes, response::Response};
-use http::StatusCode;
-use kah_api::status::Status;
-use kah_cluster::{Host, Member, Readiness};
+use http::{StatusCode, header};
+use kah_api::status::{Cause, Details, Status};
+use kah_cluster::{AccessCode, CallerCredential, Host, Member, Readiness};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Bytes of a request's body, unless a handler says otherwise: a kubeconfig with room to spare.
-pub(crate) const LARGEST_BODY: usize = 1024 * 1024;
+const LARGEST_BODY: usize = 1024 * 1024;
 
 impl Inner {
     /// What this server holds toward members.
@@ -71,15 +71,40 @@ impl Inner {
     }
 }
 
+/// The caller's own credential, by which a member is asked.
+///
+/// # Errors
+/// 401, with these words, for a caller without one.
+fn proof(arrived: &Arrived, without: &str) -> Result<CallerCredential, Box<Status>> {
+    match arrived.parts.headers.get(header::AUTHORIZATION) {
+        Some(credential) => Ok(CallerCredential::Authorization(credential.clone())),
+        None => Err(Box::new(Status::unauthorized(without))),
+    }
+}
+
+/// A Status that names the access code behind it, and what to do.
+fn refused(code: u16, reason: &str, message: String, cause: Option<(AccessCode, &str)>) -> Status {
+    let cause = cause.map(|(code, remedy)| Cause {
+        reason: code.to_string(),
+        message: remedy.to_owned(),
+        ..Cause::default()
+    });
+    Status {
+        details: Some(Details {
+            causes: cause.into_iter().collect(),
+            ..Details::default()
+        }),
+        ..Status::failure(code, reason, message)
+    }
+}
+
 /// Reads a JSON body of at most `limit` bytes; an empty one counts as `{}`.
 ///
 /// # Errors
 /// 400 with the field or place at fault, 413 where it is larger.
-pub(crate) async fn body<T: DeserializeOwned>(
-    arrived: Arrived,
-    limit: usize,
-) -> Result<T, Box<Status>> {
-    let bytes = to_bytes(arrived.body, limit).await.map_err(|_| {
+async fn body<T: DeserializeOwned>(arrived: &mut Arrived, limit: usize) -> Result<T, Box<Status>> {
+    let body = std::mem::take(&mut arrived.body);
+    let bytes = to_bytes(body, limit).await.map_err(|_| {
         Box::new(Status::failure(
             413,
             "RequestEntityTooLarge",

@@ -85,7 +85,8 @@ pub async fn follow_users(
         Change::Apply(user) => users.apply(user),
         Change::Delete(user) => users.remove(&user.name_any()),
     };
-    follow(client, "watch users", take, cancel, synced).await;
+    let all = watcher::Config::default();
+    follow(Api::all(client), all, "watch users", take, cancel, synced).await;
 }
 
 /// Keeps global role bindings current until cancelled. `synced` is called after the first whole list.
@@ -100,7 +101,16 @@ pub async fn follow_roles(
         Change::Apply(binding) => roles.apply(binding),
         Change::Delete(binding) => roles.remove(&binding.name_any()),
     };
-    follow(client, "watch global role bindings", take, cancel, synced).await;
+    let all = watcher::Config::default();
+    follow(
+        Api::all(client),
+        all,
+        "watch global role bindings",
+        take,
+        cancel,
+        synced,
+    )
+    .await;
 }
 
 /// What a watch tells.
@@ -111,26 +121,8 @@ pub(crate) enum Change<K> {
     Delete(K),
 }
 
-async fn follow<K>(
-    client: Client,
-    doing: &'static str,
-    take: impl FnMut(Change<K>) + Send,
-    cancel: CancellationToken,
-    synced: impl FnOnce() + Send,
-) where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + 'static,
-{
-    let all = watcher::Config::default();
-    follow_in(Api::<K>::all(client), all, doing, take, cancel, synced).await;
-}
-
 /// Hands on the changes of one kind until cancelled; a watch that fails is begun again, with growing pauses.
-pub(crate) async fn follow_in<K>(
+pub(crate) async fn follow<K>(
     api: Api<K>,
     which: watcher::Config,
     doing: &'static str,

@@ -9,7 +9,7 @@ use kah_api::seed;
 use kah_testkit::fleet::{Fleet, until};
 use serde_json::{Value, json};
 
-use crate::fleet::{OURS, kah, log_in, ok, start};
+use crate::fleet::{OURS, configuration, kah, log_in, ok, start};
 
 /// The codes that doctor gives a cluster.
 fn codes(fleet: &Fleet, cluster: &str) -> Vec<String> {
@@ -142,18 +142,7 @@ fn causes_on_the_member_are_named() {
     log_in(&fleet);
     let kubectl = fleet.kubectl("member-1").unwrap();
     let get = || {
-        let text = ok(
-            &kubectl,
-            &[
-                OURS[0],
-                OURS[1],
-                "get",
-                "cm",
-                "kubesphere-config",
-                "-o",
-                r"jsonpath={.data.kubesphere\.yaml}",
-            ],
-        );
+        let text = configuration(&kubectl);
         assert!(text.contains("clusterRole: member"), "{text}");
         text
     };

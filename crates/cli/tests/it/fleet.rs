@@ -114,3 +114,31 @@ pub fn server_pod(kubectl: &Kubectl) -> String {
     })
     .unwrap()
 }
+
+/// The ConfigMap that holds a cluster's configuration, as JSON.
+pub fn configuration_map(kubectl: &Kubectl) -> String {
+    get_map(kubectl, "json")
+}
+
+/// A cluster's `kubesphere.yaml`.
+pub fn configuration(kubectl: &Kubectl) -> String {
+    get_map(kubectl, r"jsonpath={.data.kubesphere\.yaml}")
+}
+
+fn get_map(kubectl: &Kubectl, form: &str) -> String {
+    let get = ["get", "cm", "kubesphere-config", "-o", form];
+    ok(kubectl, &[OURS.as_slice(), &get].concat())
+}
+
+/// Writes the ConfigMap back.
+pub fn replace_map(kubectl: &Kubectl, map: &str) {
+    let ran = kubectl.run_with_input(&["replace", "-f", "-"], map);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+/// Changes a line of a cluster's `kubesphere.yaml`, as the manual says.
+pub fn edit(kubectl: &Kubectl, from: &str, to: &str) {
+    let map = configuration_map(kubectl);
+    assert!(map.contains(from), "{from} is not in the configuration");
+    replace_map(kubectl, &map.replace(from, to));
+}

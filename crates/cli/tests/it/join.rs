@@ -5,7 +5,7 @@ use std::time::Duration;
 use kah_testkit::fleet::{Fleet, until};
 use kah_testkit::http_client::get;
 
-use crate::fleet::{OURS, kah, log_in, ok, start, start_real, token};
+use crate::fleet::{edit, kah, log_in, ok, start, start_real, token};
 
 fn clusters(fleet: &Fleet) -> Vec<String> {
     let names = ok(
@@ -107,24 +107,11 @@ fn a_member_leaves_and_joins_again() {
     }
 
     // One that refuses the host's tokens says so, and joins to be repaired.
-    let member = fleet.kubectl("member-2").unwrap();
-    let map = ok(
-        &member,
-        &[
-            OURS[0],
-            OURS[1],
-            "get",
-            "cm",
-            "kubesphere-config",
-            "-o",
-            "json",
-        ],
+    edit(
+        &fleet.kubectl("member-2").unwrap(),
+        "accessTokenMaxAge: 0",
+        "accessTokenMaxAge: 2h",
     );
-    let ran = member.run_with_input(
-        &["replace", "-f", "-"],
-        &map.replace("accessTokenMaxAge: 0", "accessTokenMaxAge: 2h"),
-    );
-    assert_eq!(ran.code, 0, "{ran:?}");
     let join = ["cluster", "join", "second", "--kubeconfig", &path(2)];
     let refused = until(Duration::from_secs(20), "the member refuses", || {
         let ran = kah(&fleet, &[join.as_slice(), &["--dry-run"]].concat());

@@ -11,7 +11,7 @@ use kah_testkit::http_client::{Answer, get, send, token as log_in_at};
 use kah_testkit::kubectl::Kubectl;
 use kah_testkit::original::{self, Original, Role};
 
-use crate::fleet::{OURS, kah, log_in, ok, start, token};
+use crate::fleet::{OURS, configuration, edit, kah, log_in, ok, start, token};
 
 fn reference() -> Option<std::path::PathBuf> {
     let found = original::reference();
@@ -23,18 +23,7 @@ fn reference() -> Option<std::path::PathBuf> {
 
 /// The value of one line of a cluster's `kubesphere.yaml`.
 fn setting(kubectl: &Kubectl, name: &str) -> String {
-    let text = ok(
-        kubectl,
-        &[
-            OURS[0],
-            OURS[1],
-            "get",
-            "cm",
-            "kubesphere-config",
-            "-o",
-            r"jsonpath={.data.kubesphere\.yaml}",
-        ],
-    );
+    let text = configuration(kubectl);
     let line = text.lines().find(|line| line.contains(name)).unwrap();
     line.split(": ")
         .nth(1)
@@ -47,22 +36,15 @@ fn kubectl_of(fleet: &Fleet, name: &str) -> Kubectl {
     fleet.kubectl(name).unwrap()
 }
 
-/// Changes a line of a cluster's `kubesphere.yaml`, as the manual says.
-fn edit(kubectl: &Kubectl, from: &str, to: &str) {
-    let map = ok(
-        kubectl,
-        &[
-            OURS[0],
-            OURS[1],
-            "get",
-            "cm",
-            "kubesphere-config",
-            "-o",
-            "json",
-        ],
+/// The original as a member of this fleet, called `theirs`, reached at its ks-apiserver.
+fn join_original(fleet: &Fleet, member: &Original) {
+    let object = seed::member_cluster(
+        "theirs",
+        &std::fs::read_to_string(member.kubeconfig_path()).unwrap(),
+        &member.kube_address(),
+        Some(&member.address()),
     );
-    assert!(map.contains(from), "{from} is not in the configuration");
-    let ran = kubectl.run_with_input(&["replace", "-f", "-"], &map.replace(from, to));
+    let ran = kubectl_of(fleet, "host").run_with_input(&["apply", "-f", "-"], &object.to_string());
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
@@ -73,14 +55,7 @@ fn an_original_member_is_diagnosed_and_restored() {
     let host = kubectl_of(&fleet, "host");
     let member =
         Original::start(&reference, Role::Member, "2h", &setting(&host, "jwtSecret")).unwrap();
-    let object = seed::member_cluster(
-        "theirs",
-        &std::fs::read_to_string(member.kubeconfig_path()).unwrap(),
-        &member.kube_address(),
-        Some(&member.address()),
-    );
-    let ran = host.run_with_input(&["apply", "-f", "-"], &object.to_string());
-    assert_eq!(ran.code, 0, "{ran:?}");
+    join_original(&fleet, &member);
 
     // Access is refused, with the member's own words, and named.
     let token = token(&fleet);
@@ -137,7 +112,6 @@ fn an_original_member_is_diagnosed_and_restored() {
 fn an_original_member_is_restored_in_one_step() {
     let Some(reference) = reference() else { return };
     let fleet = start(&["--members", "0"]);
-    let host = kubectl_of(&fleet, "host");
     let member = Original::start(
         &reference,
         Role::Member,
@@ -145,14 +119,7 @@ fn an_original_member_is_restored_in_one_step() {
         "another one than the host's",
     )
     .unwrap();
-    let object = seed::member_cluster(
-        "theirs",
-        &std::fs::read_to_string(member.kubeconfig_path()).unwrap(),
-        &member.kube_address(),
-        Some(&member.address()),
-    );
-    let ran = host.run_with_input(&["apply", "-f", "-"], &object.to_string());
-    assert_eq!(ran.code, 0, "{ran:?}");
+    join_original(&fleet, &member);
     log_in(&fleet);
     let doctor = until(Duration::from_secs(20), "the new Cluster is known", || {
         let ran = kah(&fleet, &["doctor", "theirs"]);

@@ -6,22 +6,10 @@ use kah_testkit::fleet::{Fleet, until};
 use kah_testkit::http_client::get;
 use serde_json::Value;
 
-use crate::fleet::{OURS, kah, log_in, ok, start, start_real, token};
+use crate::fleet::{configuration_map, kah, log_in, ok, replace_map, start, start_real, token};
 
 fn map(fleet: &Fleet, cluster: &str) -> Value {
-    let kubectl = fleet.kubectl(cluster).unwrap();
-    let text = ok(
-        &kubectl,
-        &[
-            OURS[0],
-            OURS[1],
-            "get",
-            "cm",
-            "kubesphere-config",
-            "-o",
-            "json",
-        ],
-    );
+    let text = configuration_map(&fleet.kubectl(cluster).unwrap());
     serde_json::from_str(&text).unwrap()
 }
 
@@ -44,8 +32,7 @@ fn break_line(fleet: &Fleet, cluster: &str, word: &str, line: &str) {
         })
         .collect();
     found["data"]["kubesphere.yaml"] = (text.join("\n") + "\n").into();
-    let ran = kubectl.run_with_input(&["replace", "-f", "-"], &found.to_string());
-    assert_eq!(ran.code, 0, "{ran:?}");
+    replace_map(&kubectl, &found.to_string());
     let token = token(fleet);
     until(Duration::from_secs(100), "the member refuses", || {
         (ask(fleet, cluster, &token) == 401).then_some(())

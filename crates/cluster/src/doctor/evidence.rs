@@ -100,19 +100,14 @@ async fn behind(member: &Member) -> (Asked<(u32, u32)>, Asked<Replicas>, Asked<S
     };
     // Something that needs a login: `/version` is told to anybody.
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), seed::NAMESPACE);
-    let settings = asked(maps.get(seed::CONFIG)).await;
-    let settings = match settings {
-        Asked::Told(map) => Asked::Told(read(&map)),
+    let settings = match asked(maps.get(seed::CONFIG)).await {
         Asked::Rejected(words) => {
             return (Asked::Rejected(words), Asked::NotAsked, Asked::NotAsked);
         }
         Asked::Fault(kind, words) => {
             return (Asked::Fault(kind, words), Asked::NotAsked, Asked::NotAsked);
         }
-        Asked::Absent => Asked::Absent,
-        Asked::Forbidden(words) => Asked::Forbidden(words),
-        Asked::Other(words) => Asked::Other(words),
-        Asked::NotAsked => Asked::NotAsked,
+        told => told.map(|map| read(&map)),
     };
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), seed::NAMESPACE);
     let (version, deployment) = tokio::join!(

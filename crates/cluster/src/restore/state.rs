@@ -1,15 +1,11 @@
 //! Where a restore stands. It lies in an annotation of the Cluster object, so that whoever comes next can go on from there.
 
 use jiff::{SignedDuration, Timestamp};
-use kube::{
-    Api,
-    api::PostParams,
-    core::{ApiResource, DynamicObject, GroupVersionKind},
-};
+use kube::{Api, api::PostParams, core::DynamicObject};
 use serde::{Deserialize, Serialize};
 
 use super::RestoreError;
-use crate::Host;
+use crate::{Host, host::clusters};
 
 /// The annotation that holds it. No secret is part of it.
 pub const ANNOTATION: &str = "hub.kubeaihub.io/restore";
@@ -77,10 +73,8 @@ pub(crate) struct Stored {
 
 impl Stored {
     pub(crate) fn of(host: &Host, name: &str) -> Self {
-        let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
-        let resource = ApiResource::from_gvk_with_plural(&kind, "clusters");
         Self {
-            clusters: Api::all_with(host.client.clone(), &resource),
+            clusters: clusters(host.client.clone()),
             name: name.to_owned(),
         }
     }

@@ -1,12 +1,16 @@
 //! `GET clusters/{cluster}/doctor`
 
 use axum::response::Response;
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use kah_api::status::Status;
-use kah_cluster::{CallerCredential, doctor};
+use kah_cluster::doctor;
 use serde::Serialize;
 
-use crate::{answer, gateway::Inner};
+use super::proof;
+use crate::{
+    answer,
+    gateway::{Arrived, Inner},
+};
 
 /// What was found about one member.
 #[derive(Debug, Serialize)]
@@ -27,7 +31,7 @@ impl Inner {
     pub(crate) async fn examine(
         &self,
         name: &str,
-        credential: Option<HeaderValue>,
+        arrived: &mut Arrived,
     ) -> Result<Response, Box<Status>> {
         let host = self.host()?;
         let member = self.member(name)?;
@@ -36,12 +40,10 @@ impl Inner {
                 "cluster {name} is the host itself: this answer shows that it can be reached"
             ))));
         }
-        let Some(credential) = credential else {
-            return Err(Box::new(Status::unauthorized(
-                "a member is asked only for those who say who they are",
-            )));
-        };
-        let proof = CallerCredential::Authorization(credential);
+        let proof = proof(
+            arrived,
+            "a member is asked only for those who say who they are",
+        )?;
         let evidence = doctor::gather(host, &member, &proof).await;
         let findings = doctor::examine(&evidence);
         let report = Report {

@@ -2,16 +2,13 @@
 
 use axum::response::Response;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{StatusCode, header};
-use kah_api::status::{Cause, Details, Status};
-use kah_cluster::{
-    CallerCredential,
-    join::{JoinError, Request, join, leave},
-};
+use http::StatusCode;
+use kah_api::status::Status;
+use kah_cluster::join::{JoinError, Request, join, leave};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{LARGEST_BODY, body};
+use super::{LARGEST_BODY, body, proof, refused};
 use crate::{
     answer,
     gateway::{Arrived, Inner},
@@ -32,13 +29,15 @@ struct Wanted {
 
 impl Inner {
     /// Looks at a cluster and joins it.
-    pub(crate) async fn join_cluster(&self, arrived: Arrived) -> Result<Response, Box<Status>> {
+    pub(crate) async fn join_cluster(
+        &self,
+        arrived: &mut Arrived,
+    ) -> Result<Response, Box<Status>> {
         let host = self.host()?.clone();
-        let Some(credential) = arrived.parts.headers.get(header::AUTHORIZATION).cloned() else {
-            return Err(Box::new(Status::unauthorized(
-                "clusters join only at the word of those who say who they are",
-            )));
-        };
+        let proof = proof(
+            arrived,
+            "clusters join only at the word of those who say who they are",
+        )?;
         let by = arrived.caller.name.clone();
         let wanted: Wanted = body(arrived, LARGEST_BODY).await?;
         let kubeconfig = STANDARD
@@ -49,7 +48,7 @@ impl Inner {
             kubeconfig,
             dry_run: wanted.dry_run,
             force: wanted.force,
-            proof: CallerCredential::Authorization(credential),
+            proof,
         };
         match join(&host, &request).await {
             Ok(report) => {
@@ -93,25 +92,12 @@ fn refusal(error: &JoinError) -> Status {
         _ => (502, "BadGateway"),
     };
     let cause = match error {
-        JoinError::Unfit(finding) => Some(Cause {
-            reason: finding.code.to_string(),
-            message: finding.remedy.clone(),
-            ..Cause::default()
-        }),
+        JoinError::Unfit(finding) => Some((finding.code, finding.remedy.as_str())),
         _ => None,
     };
-    let mut message = error.to_string();
-    if let Some(source) = std::error::Error::source(error) {
-        let words = source.to_string();
-        if !message.contains(&words) {
-            message = format!("{message}: {words}");
-        }
-    }
-    Status {
-        details: Some(Details {
-            causes: cause.into_iter().collect(),
-            ..Details::default()
-        }),
-        ..Status::failure(code, reason, message)
-    }
+    let message = match error {
+        JoinError::Api { doing, source } => format!("{doing}: {source}"),
+        error => error.to_string(),
+    };
+    refused(code, reason, message, cause)
 }

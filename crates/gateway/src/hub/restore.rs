@@ -3,15 +3,15 @@
 use std::ops::ControlFlow;
 
 use axum::response::Response;
-use http::{StatusCode, header};
-use kah_api::status::{Cause, Details, Status};
+use http::StatusCode;
+use kah_api::status::Status;
 use kah_cluster::{
-    CallerCredential,
     restore::{Patience, Report, Request, RestoreError, restore},
+    with_causes,
 };
 use serde::Deserialize;
 
-use super::{LARGEST_BODY, body};
+use super::{LARGEST_BODY, body, proof, refused};
 use crate::{
     answer,
     gateway::{Arrived, Inner},
@@ -29,22 +29,21 @@ impl Inner {
     /// Plans or restores. It goes on when the caller leaves.
     pub(crate) async fn restore_access(
         &self,
-        cluster: String,
-        arrived: Arrived,
+        cluster: &str,
+        arrived: &mut Arrived,
     ) -> Result<Response, Box<Status>> {
         let host = self.host()?.clone();
-        let Some(credential) = arrived.parts.headers.get(header::AUTHORIZATION).cloned() else {
-            return Err(Box::new(Status::unauthorized(
-                "access is restored only for those who say who they are",
-            )));
-        };
+        let proof = proof(
+            arrived,
+            "access is restored only for those who say who they are",
+        )?;
         let by = arrived.caller.name.clone();
         let wanted: Wanted = body(arrived, LARGEST_BODY).await?;
         let request = Request {
-            cluster,
+            cluster: cluster.to_owned(),
             by,
             dry_run: wanted.dry_run,
-            proof: CallerCredential::Authorization(credential),
+            proof,
             patience: Patience::default(),
         };
         let running = host.tasks.clone().spawn(async move {
@@ -96,26 +95,7 @@ fn refusal(error: &RestoreError) -> Status {
         | RestoreError::Settings(_) => (422, "Invalid"),
         _ => (502, "BadGateway"),
     };
-    let mut message = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !message.ends_with(&words) {
-            message = format!("{message}: {words}");
-        }
-        next = cause.source();
-    }
     let remedy = error.remedy().map(|remedy| remedy.text).unwrap_or_default();
-    let causes = error.code().map(|code| Cause {
-        reason: code.to_string(),
-        message: remedy.to_owned(),
-        ..Cause::default()
-    });
-    Status {
-        details: Some(Details {
-            causes: causes.into_iter().collect(),
-            ..Details::default()
-        }),
-        ..Status::failure(code, reason, message)
-    }
+    let cause = error.code().map(|code| (code, remedy));
+    refused(code, reason, with_causes(error), cause)
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{HOST_TRUST, KeyError, VerifyingKey};
-use crate::users::{Change, follow_in};
+use crate::users::{Change, follow};
 
 /// More keys than a rotation ever needs are no set of keys.
 const MOST_KEYS: usize = 16;
@@ -148,7 +148,7 @@ pub async fn follow_host_trust(
         Change::Delete(map) if map.name_any() == HOST_TRUST => trust.take(None, &uid),
         _ => {}
     };
-    follow_in(
+    follow(
         maps,
         only,
         "watch ConfigMap hub-trust",
