@@ -11,10 +11,19 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("localkube", &[]),
     ("iam", &["api"]),
     ("cluster", &["api", "net", "iam"]),
+    ("controllers", &["api", "iam", "cluster"]),
     ("gateway", &["api", "net", "iam", "cluster"]),
     (
         "cli",
-        &["api", "net", "localkube", "iam", "cluster", "gateway"],
+        &[
+            "api",
+            "net",
+            "localkube",
+            "iam",
+            "cluster",
+            "controllers",
+            "gateway",
+        ],
     ),
 ];
 

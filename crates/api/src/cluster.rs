@@ -48,6 +48,42 @@ pub struct ClusterSpec {
     /// How it is reached.
     #[serde(default)]
     pub connection: Connection,
+    /// Ours: by what the member is to know callers who come through the host.
+    #[serde(default, skip_serializing_if = "Trust::is_shared_secret")]
+    pub trust: Trust,
+    /// Ours: whether the host restores access by itself, within limits.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub auto_restore: bool,
+}
+
+/// By what a member knows callers who come through the host (DESIGN.md §4).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trust {
+    /// The caller's own token, which host and member check with the same `jwtSecret`.
+    #[default]
+    SharedSecret,
+    /// A token for this member alone, signed with the host's private key.
+    Federated,
+}
+
+impl Trust {
+    /// The word for people and objects.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SharedSecret => "shared-secret",
+            Self::Federated => "federated",
+        }
+    }
+
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde asks for a reference"
+    )]
+    fn is_shared_secret(&self) -> bool {
+        *self == Self::SharedSecret
+    }
 }
 
 /// How the host reaches a cluster.
@@ -120,6 +156,8 @@ impl std::fmt::Debug for ClusterSpec {
             .field("enable", &self.enable)
             .field("provider", &self.provider)
             .field("connection", &self.connection)
+            .field("trust", &self.trust)
+            .field("auto_restore", &self.auto_restore)
             .finish_non_exhaustive()
     }
 }
@@ -152,6 +190,27 @@ pub struct ClusterStatus {
     /// UID of its namespace `kube-system`: its identity.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub uid: String,
+    /// Ours: what a look at the member found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub: Option<HubStatus>,
+}
+
+/// What a look at a member found, for people who list Clusters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HubStatus {
+    /// `service-proxy`, `endpoint` or `tunnel`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub route: String,
+    /// The trust that is in force: [`Trust::as_str`].
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub trust: String,
+    /// How long the last answer took, as `12ms`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub latency: String,
+    /// Days until the credential that the host holds for the member ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_days: Option<i64>,
 }
 
 /// One condition of a Cluster.
@@ -222,7 +281,15 @@ pub fn definition() -> CustomResourceDefinition {
                     { "name": "Federated", "type": "boolean", "jsonPath": ".spec.joinFederation" },
                     { "name": "Provider", "type": "string", "jsonPath": ".spec.provider" },
                     { "name": "Active", "type": "boolean", "jsonPath": ".spec.enable" },
-                    { "name": "Version", "type": "string", "jsonPath": ".status.kubernetesVersion" }
+                    { "name": "Version", "type": "string", "jsonPath": ".status.kubernetesVersion" },
+                    // Ours stand behind those that clients know.
+                    { "name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status" },
+                    { "name": "Access", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"HostAccess\")].reason" },
+                    { "name": "Trust", "type": "string", "jsonPath": ".status.hub.trust" },
+                    { "name": "Route", "type": "string", "jsonPath": ".status.hub.route" },
+                    { "name": "Nodes", "type": "integer", "jsonPath": ".status.nodeCount" },
+                    { "name": "Latency", "type": "string", "jsonPath": ".status.hub.latency" },
+                    { "name": "Cert-Days", "type": "integer", "jsonPath": ".status.hub.certificateDays" }
                 ],
                 "schema": { "openAPIV3Schema": {
                     "type": "object",
@@ -236,6 +303,8 @@ pub fn definition() -> CustomResourceDefinition {
                                 "joinFederation": { "type": "boolean" },
                                 "enable": { "type": "boolean" },
                                 "provider": { "type": "string" },
+                                "trust": { "type": "string", "enum": ["shared-secret", "federated"] },
+                                "autoRestore": { "type": "boolean" },
                                 "externalKubeAPIEnabled": { "type": "boolean" },
                                 "connection": {
                                     "type": "object",
@@ -276,7 +345,16 @@ pub fn definition() -> CustomResourceDefinition {
                                 "zones": { "type": "array", "items": { "type": "string" } },
                                 "region": { "type": "string" },
                                 "configz": { "type": "object", "additionalProperties": { "type": "boolean" } },
-                                "uid": { "type": "string" }
+                                "uid": { "type": "string" },
+                                "hub": {
+                                    "type": "object",
+                                    "properties": {
+                                        "route": { "type": "string" },
+                                        "trust": { "type": "string" },
+                                        "latency": { "type": "string" },
+                                        "certificateDays": { "type": "integer" }
+                                    }
+                                }
                             }
                         }
                     }

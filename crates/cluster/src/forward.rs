@@ -30,18 +30,23 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(65);
 /// Who a request is sent for. There is no way to send one for nobody in particular: our own credential opens the way, it never acts.
 #[derive(Clone)]
 pub enum CallerCredential {
-    /// The value of `Authorization` that says who the caller is to the member.
-    Authorization(HeaderValue),
+    /// Somebody whom the host knows.
+    User {
+        /// The name of the User.
+        name: String,
+        /// The value of `Authorization` by which the host knows them.
+        authorization: HeaderValue,
+    },
     /// The caller said nothing, and the path needs no role.
     Anonymous,
 }
 
 impl std::fmt::Debug for CallerCredential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Authorization(_) => "Authorization(…)",
-            Self::Anonymous => "Anonymous",
-        })
+        match self {
+            Self::User { name, .. } => write!(f, "User({name})"),
+            Self::Anonymous => f.write_str("Anonymous"),
+        }
     }
 }
 
@@ -228,12 +233,12 @@ impl Member {
         }
         let identity = match &hop.caller {
             CallerCredential::Anonymous => None,
-            CallerCredential::Authorization(value) if is_credential(value) => {
-                let mut value = value.clone();
+            CallerCredential::User { authorization, .. } if is_credential(authorization) => {
+                let mut value = authorization.clone();
                 value.set_sensitive(true);
                 Some(value)
             }
-            CallerCredential::Authorization(_) => {
+            CallerCredential::User { .. } => {
                 return Err(ForwardError::Identity { cluster: cluster() });
             }
         };

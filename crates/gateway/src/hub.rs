@@ -77,7 +77,10 @@ impl Inner {
 /// 401, with these words, for a caller without one.
 fn proof(arrived: &Arrived, without: &str) -> Result<CallerCredential, Box<Status>> {
     match arrived.parts.headers.get(header::AUTHORIZATION) {
-        Some(credential) => Ok(CallerCredential::Authorization(credential.clone())),
+        Some(credential) => Ok(CallerCredential::User {
+            name: arrived.caller.name.clone(),
+            authorization: credential.clone(),
+        }),
         None => Err(Box::new(Status::unauthorized(without))),
     }
 }

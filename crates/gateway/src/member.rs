@@ -42,7 +42,10 @@ pub(crate) fn unknown(name: &str) -> Response {
 /// Sends a request on as its caller. Nobody in particular gets through only to what needs no role (differences.md S1).
 pub(crate) async fn forward(member: &Member, mut arrived: Arrived) -> Response {
     let caller = match arrived.parts.headers.get(header::AUTHORIZATION) {
-        Some(value) if !arrived.caller.anonymous => CallerCredential::Authorization(value.clone()),
+        Some(value) if !arrived.caller.anonymous => CallerCredential::User {
+            name: arrived.caller.name.clone(),
+            authorization: value.clone(),
+        },
         _ if needs_no_role(arrived.target.forward_path()) => CallerCredential::Anonymous,
         _ => {
             let status =

@@ -106,8 +106,10 @@ async fn h9_without_an_identity_nothing_is_sent() {
     for name in ["a", "b"] {
         for value in [&b""[..], b"   ", b"Bearer", b"Bearer  ", b"\xff\xfe x"] {
             let mut hop = hop("/kapis/x/v1/y");
-            hop.caller =
-                CallerCredential::Authorization(HeaderValue::from_bytes(value).expect("value"));
+            hop.caller = CallerCredential::User {
+                name: "caller".into(),
+                authorization: HeaderValue::from_bytes(value).expect("value"),
+            };
             let error = registry
                 .get(name)
                 .expect("member")

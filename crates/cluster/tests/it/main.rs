@@ -58,7 +58,10 @@ pub fn hop(target: &str) -> Hop {
     Hop {
         target: target.parse().expect("target"),
         form: Form::Segment,
-        caller: CallerCredential::Authorization(HeaderValue::from_static("Bearer caller")),
+        caller: CallerCredential::User {
+            name: "caller".into(),
+            authorization: HeaderValue::from_static("Bearer caller"),
+        },
         client: Some([10, 0, 0, 9].into()),
         long_running: false,
     }

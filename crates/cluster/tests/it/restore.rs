@@ -173,7 +173,10 @@ impl Stage {
             cluster: "m".into(),
             by: "tester".into(),
             dry_run: false,
-            proof: CallerCredential::Authorization(HeaderValue::from_static("Bearer of-the-host")),
+            proof: CallerCredential::User {
+                name: "admin".into(),
+                authorization: HeaderValue::from_static("Bearer of-the-host"),
+            },
             patience: Patience {
                 live: Duration::from_millis(300),
                 restarted: Duration::from_millis(300),
