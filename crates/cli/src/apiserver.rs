@@ -33,6 +33,8 @@ use crate::{
 
 /// Between two looks at the configuration's file.
 const LOOK: Duration = Duration::from_millis(500);
+/// Between two looks at whether those whose requests go on still may.
+const JUDGE_STREAMS: Duration = Duration::from_secs(2);
 /// For the first lists of what is watched.
 const SYNC: Duration = Duration::from_secs(60);
 
@@ -181,6 +183,8 @@ async fn serve(
         kube,
         audit: Arc::new(AuditLog),
     });
+    let (judged, judge_stop) = (gateway.clone(), stop.clone());
+    tasks.spawn(async move { judged.end_streams(JUDGE_STREAMS, judge_stop).await });
     let reloading = gateway.clone();
     let follower = Follower {
         path,

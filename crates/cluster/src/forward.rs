@@ -1,12 +1,13 @@
 //! A caller's request on its way to a member.
 
-use std::{error::Error, net::IpAddr, time::Duration};
+use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
     uri::PathAndQuery,
 };
 use kah_net::{Address, Body, BoxError, Forward, Kind, ProxyError};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     AccessCode, Form, Member, Origin, Readiness, Route, SettingsError, code_of_answer,
@@ -63,6 +64,8 @@ pub struct Hop {
     pub client: Option<IpAddr>,
     /// Whether the answer may be as long in coming as the caller waits: watches, followed logs, and other things without an end.
     pub long_running: bool,
+    /// Ends what goes on when it is cancelled: the caller's credential or right has ended.
+    pub ends: Option<Arc<CancellationToken>>,
 }
 
 /// The code of a relayed refusal, among the extensions of the answer.
@@ -271,6 +274,7 @@ impl Member {
             headers,
             client: hop.client,
             answer_within: Some((!hop.long_running).then_some(ANSWER_WITHIN)),
+            ends: hop.ends.clone(),
         };
         let head = request.method() == Method::HEAD;
         let response = route

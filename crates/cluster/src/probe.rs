@@ -32,6 +32,7 @@ impl Member {
             caller: caller.clone(),
             client: None,
             long_running: false,
+            ends: None,
         };
         let request = http::Request::new(kah_net::empty());
         let asked = async {
