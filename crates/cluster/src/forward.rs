@@ -307,6 +307,7 @@ impl Member {
         for name in ours {
             parts.headers.remove(name);
         }
+        crate::sandbox::disarm(&mut parts.headers);
         for name in [header::LOCATION, header::CONTENT_LOCATION] {
             let Some(value) = parts.headers.remove(&name) else {
                 continue;

@@ -17,6 +17,7 @@ mod probe;
 mod refusal;
 mod registry;
 pub mod restore;
+mod sandbox;
 mod target;
 
 pub use forward::{
