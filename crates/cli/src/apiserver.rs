@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use kah_api::config::ConfigError;
-use kah_cluster::{Host, Registry};
+use kah_cluster::{Host, Registry, proof::Prover};
 use kah_gateway::{
     AuditLog, Encryption, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits,
     Sessions, Settings,
@@ -123,6 +123,12 @@ async fn serve(
         Arc::clone(&users),
         Arc::clone(&clock),
     );
+    let prover = Prover::new(
+        &configuration,
+        Arc::clone(&users),
+        Arc::clone(&roles),
+        Arc::clone(&clock),
+    );
     let callers = Arc::new(Sessions::new(
         &configuration,
         authentication,
@@ -174,6 +180,7 @@ async fn serve(
         host: host.then(|| Host {
             client,
             registry: registry.clone(),
+            prover: prover.clone(),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
         }),
@@ -193,6 +200,7 @@ async fn serve(
         let apply = |text: &str| {
             let configuration = crate::process::configuration(text)?;
             callers.reload(&configuration);
+            prover.reload(&configuration);
             reloading.reload(Settings::from(&configuration));
             Ok::<(), ConfigError>(())
         };
