@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use kah_api::config::ConfigError;
-use kah_cluster::{Host, Registry};
+use kah_cluster::{Host, Registry, proof::Prover};
 use kah_gateway::{
     AuditLog, Encryption, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits,
     Sessions, Settings,
@@ -125,6 +125,12 @@ async fn serve(
         Arc::clone(&users),
         Arc::clone(&clock),
     );
+    let prover = Prover::new(
+        &configuration,
+        Arc::clone(&users),
+        Arc::clone(&roles),
+        Arc::clone(&clock),
+    );
     let callers = Arc::new(Sessions::new(
         &configuration,
         authentication,
@@ -176,6 +182,7 @@ async fn serve(
         host: host.then(|| Host {
             client,
             registry: registry.clone(),
+            prover: prover.clone(),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
         }),
@@ -197,6 +204,7 @@ async fn serve(
         let apply = |text: &str| {
             let configuration = crate::process::configuration(text)?;
             callers.reload(&configuration);
+            prover.reload(&configuration);
             reloading.reload(Settings::from(&configuration));
             Ok::<(), ConfigError>(())
         };

@@ -81,6 +81,8 @@ pub enum ForwardError {
     NotReady {
         /// The Cluster's name.
         cluster: String,
+        /// Why, where its condition says so.
+        code: AccessCode,
         /// Reason and message of its condition.
         reason: String,
     },
@@ -127,7 +129,7 @@ impl ForwardError {
     #[must_use]
     pub fn code(&self) -> Option<AccessCode> {
         match self {
-            Self::NotReady { .. } => Some(AccessCode::MemberNotReady),
+            Self::NotReady { code, .. } => Some(*code),
             Self::Settings { .. } => Some(AccessCode::ConfigUnreadable),
             Self::Proxy { source, .. } => code_of_fault(source.kind()),
             Self::Redirect { .. } => Some(AccessCode::VersionUnsupported),
@@ -210,18 +212,29 @@ impl Member {
         B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let cluster = || self.name.clone();
-        if let Readiness::NotReady { reason, message } = &self.readiness {
-            let reason = if message.is_empty() {
-                reason.clone()
-            } else {
-                message.clone()
-            };
+        if let Readiness::NotReady { reason, message } = &self.readiness
+            && !self.proven.is_recent()
+        {
             return Err(ForwardError::NotReady {
-                cluster: cluster(),
-                reason,
+                cluster: self.name.clone(),
+                code: reason.parse().unwrap_or(AccessCode::MemberNotReady),
+                reason: if message.is_empty() { reason } else { message }.clone(),
             });
         }
+        self.send(request, hop).await
+    }
+
+    /// As [`Member::forward`], also to a member that is said not to be ready: whether it is can only be found out by asking.
+    pub(crate) async fn send<B>(
+        &self,
+        request: Request<B>,
+        hop: Hop,
+    ) -> Result<Response<Body>, ForwardError>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let cluster = || self.name.clone();
         let (route, address) = match &self.route {
             Ok((route, address)) => (route, address),
             Err(source) => {

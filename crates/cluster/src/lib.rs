@@ -6,6 +6,7 @@
 
 pub mod doctor;
 mod forward;
+pub mod health;
 mod host;
 pub mod join;
 mod kubeconfig;
@@ -14,6 +15,7 @@ mod location;
 mod member;
 mod peek;
 mod probe;
+pub mod proof;
 mod refusal;
 mod registry;
 pub mod restore;
@@ -23,7 +25,7 @@ mod target;
 pub use forward::{
     CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER, with_causes,
 };
-pub use host::Host;
+pub use host::{Host, clusters};
 pub use kah_api::access::AccessCode;
 pub use kubeconfig::{Kubeconfig, SettingsError};
 pub use kubernetes::fault_of;

@@ -8,7 +8,7 @@ use kah_net::{Address, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
 use serde::Deserialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Kubeconfig, SettingsError};
+use crate::{Kubeconfig, SettingsError, probe::Proven};
 
 /// What annotations of ours begin with.
 const ANNOTATIONS: &str = "hub.kubeaihub.io/";
@@ -58,6 +58,7 @@ pub struct Member {
     pub(crate) kubernetes: Result<Upstream, SettingsError>,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) identity: String,
+    pub(crate) proven: Arc<Proven>,
 }
 
 impl Member {
@@ -109,6 +110,12 @@ impl Member {
         let (_, pem) = x509_parser::pem::parse_x509_pem(&chain).ok()?;
         let ends = pem.parse_x509().ok()?.validity().not_after.timestamp();
         jiff::Timestamp::from_second(ends).ok()
+    }
+
+    /// Whether the other is the same member, reached with the same connection.
+    #[must_use]
+    pub fn is_reached_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.proven, &other.proven)
     }
 
     /// An annotation of the Cluster object; those of ours begin with `hub.kubeaihub.io/`.
@@ -234,6 +241,7 @@ pub(crate) fn member(
         (None, Some(same)) => (same.route.clone(), same.kubernetes.clone()),
         (None, None) => ways(&connection, shared),
     };
+    let proven = same.map(|same| same.proven.clone()).unwrap_or_default();
     let annotations = object.metadata.annotations.iter().flatten();
     Some(Member {
         // Of those of others there may be any number and size.
@@ -242,6 +250,7 @@ pub(crate) fn member(
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         identity: status.uid,
+        proven,
         kubernetes,
         name,
         uid,

@@ -92,6 +92,18 @@ impl RealFleet {
                 running.name
             );
         }
+        let host = fleet.clusters.first().context("a fleet without a host")?;
+        let ran = Kubectl::new(&host.plane.kubeconfig_path())?.run(&[
+            "wait",
+            "--for=condition=Ready",
+            "clusters",
+            "--all",
+            "--timeout=60s",
+        ]);
+        ensure!(
+            ran.code == 0,
+            "the controllers do not say who is ready: {ran:?}"
+        );
         let facts = fleet.facts(folder)?;
         Ok((fleet, facts))
     }
@@ -155,6 +167,7 @@ impl RealFleet {
             password_hash: hash,
             node_port: None,
         });
+        seed::name(&mut objects, &name);
         if role == Role::Host {
             let issued = self
                 .authority
