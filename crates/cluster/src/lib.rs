@@ -2,22 +2,26 @@
 //!
 //! * [`Registry`] follows the Cluster objects and holds one [`Member`] for each.
 //! * [`Member::forward`] sends a caller's request on, as multicluster.md §7 says, and names the reason where the member refuses.
+//! * [`trust`] moves a member between the shared secret and tokens that this host mints for it alone.
 //! * [`doctor`] turns an answer into findings for people.
 
 pub mod doctor;
 mod forward;
 mod host;
+mod identity;
 pub mod join;
 mod kubeconfig;
 mod kubernetes;
 mod location;
 mod member;
+mod offer;
 mod peek;
 mod probe;
 mod refusal;
 mod registry;
 pub mod restore;
 mod target;
+pub mod trust;
 
 pub use forward::{
     CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER, with_causes,
