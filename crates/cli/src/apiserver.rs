@@ -16,9 +16,10 @@ use kah_gateway::{
     Sessions, Settings,
 };
 use kah_iam::{
-    Authentication, GlobalRoles,
+    Authentication, GlobalRoles, HostTrust, Signer,
     cache::MemoryCache,
     clock::{Clock, SystemClock},
+    follow_host_trust, follow_signing_keys,
     users::{Users, follow_roles, follow_users},
 };
 use kah_net::Limits;
@@ -115,16 +116,24 @@ async fn serve(
     // Requests that are under way may end in the time that the listener gives them; only then are the connections behind them closed.
     let connections = CancellationToken::new();
     let kube = KubeProxy::new(&kube, Limits::default(), connections.clone(), tasks.clone())?;
-    let registry = Registry::new(Limits::default(), connections.clone(), tasks.clone());
-    let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let signer = Arc::new(Signer::new(Arc::clone(&clock)));
+    let registry = Registry::with_signer(
+        Limits::default(),
+        connections.clone(),
+        tasks.clone(),
+        Arc::clone(&signer),
+    );
+    let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
     let cache = Arc::new(MemoryCache::new(Arc::clone(&clock)));
+    let trust = Arc::new(HostTrust::default());
     let authentication = Authentication::new(
         &configuration,
         cache,
         Arc::clone(&users),
         Arc::clone(&clock),
-    );
+    )
+    .trusting(Arc::clone(&trust));
     let prover = Prover::new(
         &configuration,
         Arc::clone(&users),
@@ -156,13 +165,30 @@ async fn serve(
         },
     ));
     let host = configuration.multicluster.enable;
+    let (trust_known, trust_is) = oneshot::channel::<()>();
+    let known = move || {
+        let _ = trust_known.send(());
+    };
     if host {
-        let (registry, client) = (registry.clone(), client.clone());
-        tasks.spawn(async move { registry.follow(client).await });
+        let (registry, members) = (registry.clone(), client.clone());
+        tasks.spawn(async move { registry.follow(members).await });
+        tasks.spawn(follow_signing_keys(
+            client.clone(),
+            signer,
+            stop.clone(),
+            known,
+        ));
+    } else {
+        tasks.spawn(follow_host_trust(
+            client.clone(),
+            trust,
+            stop.clone(),
+            known,
+        ));
     }
     // Nobody is answered from caches that are empty still.
     let synced = async {
-        let _ = tokio::join!(users_are, roles_are);
+        let _ = tokio::join!(users_are, roles_are, trust_is);
         if host {
             registry.synced().await;
         }
@@ -172,7 +198,9 @@ async fn serve(
         .await
     {
         None => return Ok(()),
-        Some(Err(_)) => bail!("users, roles and clusters could not be listed within {SYNC:?}"),
+        Some(Err(_)) => {
+            bail!("users, roles, clusters and keys could not be listed within {SYNC:?}")
+        }
         Some(Ok(())) => {}
     }
 

@@ -14,8 +14,9 @@ use kah_cluster::{Host, Registry, proof::Prover};
 use kah_controllers::{Leader, Metrics, Settings, leader::Pace};
 use kah_gateway::{Follower, ReloadCounters};
 use kah_iam::{
-    GlobalRoles, Users,
+    GlobalRoles, Signer, Users,
     clock::{Clock, SystemClock},
+    follow_signing_keys,
     users::{follow_roles, follow_users},
 };
 use kah_net::Limits;
@@ -217,7 +218,13 @@ impl Work {
     ) -> anyhow::Result<()> {
         let stop = stop.child_token();
         let tasks = TaskTracker::new();
-        let registry = Registry::new(Limits::default(), stop.clone(), tasks.clone());
+        let signer = Arc::new(Signer::new(Arc::clone(&self.clock)));
+        let registry = Registry::with_signer(
+            Limits::default(),
+            stop.clone(),
+            tasks.clone(),
+            Arc::clone(&signer),
+        );
         let (users_listed, users_are) = oneshot::channel::<()>();
         let (roles_listed, roles_are) = oneshot::channel::<()>();
         // The receivers may have given up; then nobody waits.
@@ -230,16 +237,21 @@ impl Work {
             let _ = roles_listed.send(());
         };
         tasks.spawn(follow_roles(client(), self.roles, stop.clone(), listed));
+        let (keys_listed, keys_are) = oneshot::channel::<()>();
+        let listed = move || {
+            let _ = keys_listed.send(());
+        };
+        tasks.spawn(follow_signing_keys(client(), signer, stop.clone(), listed));
         let (following, client_of_registry) = (registry.clone(), client());
         tasks.spawn(async move { following.follow(client_of_registry).await });
         let synced = async {
-            let _ = tokio::join!(users_are, roles_are, registry.synced());
+            let _ = tokio::join!(users_are, roles_are, keys_are, registry.synced());
         };
         let synced = tokio::time::timeout(SYNC, synced);
         let ended = match stop.run_until_cancelled(synced).await {
             None => Ok(()),
             Some(Err(_)) => Err(anyhow::anyhow!(
-                "users, roles and clusters could not be listed within {SYNC:?}"
+                "users, roles, clusters and keys could not be listed within {SYNC:?}"
             )),
             Some(Ok(())) => {
                 let host = Host {

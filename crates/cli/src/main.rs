@@ -14,11 +14,12 @@ mod membership;
 mod output;
 mod process;
 mod restore_access;
+mod trust;
 mod up;
 
 use std::process::ExitCode;
 
-use arguments::{Arguments, Cluster, Command, Config};
+use arguments::{Arguments, Cluster, Command, Config, Trust};
 use clap::Parser;
 use failure::Failure;
 
@@ -70,7 +71,15 @@ async fn run(command: Command) -> Result<(), Failure> {
             kubeconfig,
             dry_run,
             force,
-        }) => membership::join(&name, &kubeconfig, dry_run, force).await,
+            trust,
+        }) => membership::join(&name, &kubeconfig, dry_run, force, trust).await,
+        Command::Cluster(Cluster::Trust {
+            name,
+            trust,
+            output,
+        }) => trust::move_to(&name, trust, output.output).await,
+        Command::Trust(Trust::Show(output)) => trust::show(output.output).await,
+        Command::Trust(Trust::Rotate) => trust::rotate().await,
         Command::Cluster(Cluster::Leave { name, yes }) => membership::leave(&name, yes).await,
         Command::Doctor { clusters, output } => commands::doctor(&clusters, output.output).await,
         Command::RestoreAccess {

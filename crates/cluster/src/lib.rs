@@ -2,17 +2,20 @@
 //!
 //! * [`Registry`] follows the Cluster objects and holds one [`Member`] for each.
 //! * [`Member::forward`] sends a caller's request on, as multicluster.md §7 says, and names the reason where the member refuses.
+//! * [`trust`] moves a member between the shared secret and tokens that this host mints for it alone.
 //! * [`doctor`] turns an answer into findings for people.
 
 pub mod doctor;
 mod forward;
 pub mod health;
 mod host;
+mod identity;
 pub mod join;
 mod kubeconfig;
 mod kubernetes;
 mod location;
 mod member;
+mod offer;
 mod peek;
 mod probe;
 pub mod proof;
@@ -21,6 +24,7 @@ mod registry;
 pub mod restore;
 mod sandbox;
 mod target;
+pub mod trust;
 
 pub use forward::{
     CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER, with_causes,

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use kah_api::cluster::HOST_LABEL;
+use kah_api::cluster::{HOST_LABEL, Trust};
+use kah_iam::Signer;
 use kah_net::{Address, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
 use serde::Deserialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -59,6 +60,8 @@ pub struct Member {
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) identity: String,
     pub(crate) proven: Arc<Proven>,
+    pub(crate) trust: Trust,
+    pub(crate) signer: Arc<Signer>,
 }
 
 impl Member {
@@ -130,6 +133,21 @@ impl Member {
         Some(self.identity.as_str()).filter(|uid| !uid.is_empty())
     }
 
+    /// By what it is to know callers.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
+    /// The same member by the same ways, as it would be with this trust.
+    pub(crate) fn with_trust(&self, trust: Trust, identity: &str) -> Self {
+        Self {
+            trust,
+            identity: identity.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// Ends at once everything that goes on with it.
     pub(crate) fn close(&self) {
         if let Ok((route, _)) = &self.route {
@@ -148,6 +166,7 @@ pub(crate) struct Shared {
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    pub(crate) signer: Arc<Signer>,
 }
 
 /// `spec.connection`, as far as requests depend on it. Equal ones share an upstream.
@@ -195,6 +214,7 @@ struct Object {
 #[serde(default)]
 struct Spec {
     connection: Connection,
+    trust: Trust,
 }
 
 #[derive(Default, Deserialize)]
@@ -251,6 +271,8 @@ pub(crate) fn member(
             .collect(),
         identity: status.uid,
         proven,
+        trust: spec.trust,
+        signer: shared.signer.clone(),
         kubernetes,
         name,
         uid,

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use futures::{StreamExt, pin_mut};
+use kah_iam::{Signer, SystemClock};
 use kah_net::{Gauges, Limits, Open};
 use kube::{
     Client,
@@ -35,14 +36,27 @@ struct Inner {
 }
 
 impl Registry {
-    /// An empty registry. `stop` ends every connection to every member; `tasks` owns the tasks that drive them.
+    /// An empty registry, by the machine's clock. `stop` ends every connection to every member; `tasks` owns the tasks that drive them.
     #[must_use]
     pub fn new(limits: Limits, stop: CancellationToken, tasks: TaskTracker) -> Self {
+        let clock = Arc::new(SystemClock::default());
+        Self::with_signer(limits, stop, tasks, Arc::new(Signer::new(clock)))
+    }
+
+    /// The same, with the one who mints tokens for federated members.
+    #[must_use]
+    pub fn with_signer(
+        limits: Limits,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+        signer: Arc<Signer>,
+    ) -> Self {
         let shared = Shared {
             limits,
             gauges: Arc::new(Gauges::default()),
             stop,
             tasks,
+            signer,
         };
         Self(Arc::new(Inner {
             members: ArcSwap::default(),
@@ -50,6 +64,12 @@ impl Registry {
             synced: watch::channel(false).0,
             changes: watch::channel(0).0,
         }))
+    }
+
+    /// Mints the tokens by which federated members know callers.
+    #[must_use]
+    pub fn signer(&self) -> &Arc<Signer> {
+        &self.0.shared.signer
     }
 
     /// The member of this name.

@@ -6,6 +6,7 @@
 mod doctor;
 mod join;
 mod restore;
+mod trust;
 
 use std::sync::Arc;
 
