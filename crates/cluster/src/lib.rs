@@ -2,6 +2,7 @@
 //!
 //! * [`Registry`] follows the Cluster objects and holds one [`Member`] for each.
 //! * [`Member::forward`] sends a caller's request on, as multicluster.md §7 says, and names the reason where the member refuses.
+//! * [`propagate`] says what members hold of the host's users, roles and workspaces.
 //! * [`doctor`] turns an answer into findings for people.
 
 pub mod doctor;
@@ -14,9 +15,11 @@ mod location;
 mod member;
 mod peek;
 mod probe;
+pub mod propagate;
 mod refusal;
 mod registry;
 pub mod restore;
+pub mod retry;
 mod target;
 
 pub use forward::{
