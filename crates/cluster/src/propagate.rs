@@ -19,6 +19,8 @@ mod kubefed;
 mod release;
 mod write;
 
+use std::{future::Future, time::Duration};
+
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 
@@ -30,7 +32,7 @@ pub use ensure::{Ensured, ensure_user};
 pub use kind::{KINDS, Kind, kind};
 pub use kubefed::is_federated;
 pub use release::{Released, release};
-pub use write::{carry_out, member_client, pages};
+pub use write::{Pages, carry_out, member_client, read_copy, read_source};
 
 /// Field manager of what we apply.
 pub const FIELD_MANAGER: &str = "kubeaihub-propagation";
@@ -40,6 +42,8 @@ pub const HOST_LABEL: &str = "hub.kubeaihub.io/host";
 pub const TAKEN_OVER_ANNOTATION: &str = "hub.kubeaihub.io/taken-over";
 /// What labels and annotations of ours begin with. They are never copied.
 const OURS: &str = "hub.kubeaihub.io/";
+/// For one answer of a kube-apiserver.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why something was not propagated.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +93,12 @@ pub enum PropagateError {
         /// What was found.
         found: String,
     },
+    /// A kube-apiserver said nothing.
+    #[error("{doing}: no answer within {} s", PATIENCE.as_secs())]
+    Silent {
+        /// What was being tried.
+        doing: String,
+    },
     /// A kube-apiserver refused, or was not reached.
     #[error("{doing}")]
     Api {
@@ -113,10 +123,38 @@ impl PropagateError {
     }
 }
 
-fn api(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> PropagateError {
-    move |source| PropagateError::Api {
-        doing: doing.into(),
-        source: Box::new(source),
+/// Waits for the answer of a kube-apiserver, but not for ever.
+async fn answered<T>(
+    doing: impl FnOnce() -> String + Send,
+    question: impl Future<Output = Result<T, kube::Error>> + Send,
+) -> Result<T, PropagateError> {
+    match tokio::time::timeout(PATIENCE, question).await {
+        Err(_) => Err(PropagateError::Silent { doing: doing() }),
+        Ok(Err(source)) => Err(PropagateError::Api {
+            doing: doing(),
+            source: Box::new(without_values(source)),
+        }),
+        Ok(Ok(answer)) => Ok(answer),
+    }
+}
+
+/// An API server quotes the values that it finds invalid, and a password may be one.
+fn without_values(error: kube::Error) -> kube::Error {
+    match error {
+        kube::Error::Api(mut status) if status.code == 422 => {
+            let causes = status
+                .details
+                .iter_mut()
+                .flat_map(|details| &mut details.causes);
+            let fields = causes.map(|cause| {
+                cause.message.clear();
+                cause.field.clone()
+            });
+            let fields: Vec<String> = fields.collect();
+            status.message = format!("invalid: {}", fields.join(", "));
+            kube::Error::Api(status)
+        }
+        other => other,
     }
 }
 
@@ -136,10 +174,9 @@ impl Owner {
     /// # Errors
     /// [`PropagateError::Api`].
     pub async fn of(host: &Client) -> Result<Self, PropagateError> {
-        identity(host)
+        answered(|| "read the identity of the host".into(), identity(host))
             .await
             .map(Self)
-            .map_err(api("read the identity of the host"))
     }
 
     /// The identity.

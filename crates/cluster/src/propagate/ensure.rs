@@ -10,8 +10,8 @@ use kube::{
 };
 
 use super::{
-    Action, Ending, Kind, Owner, Place, PropagateError, Wanted, api, carry_out, decide,
-    is_federated, kind, member_client, wanted,
+    Action, Ending, Kind, Owner, Place, PropagateError, Wanted, answered, carry_out, decide,
+    is_federated, kind, member_client, read_copy, read_source, wanted,
 };
 use crate::{Host, Member};
 
@@ -86,11 +86,7 @@ impl Bring<'_> {
                 reason,
             });
         }
-        let objects: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind.copy());
-        let live = objects
-            .get_opt(&name)
-            .await
-            .map_err(api(format!("read {} {name} of the member", kind.name)))?;
+        let live = read_copy(self.client, kind, &name).await?;
         let action = decide(
             kind,
             &wanted,
@@ -115,11 +111,8 @@ async fn sources(host: &Client, name: &str) -> Result<Sources, PropagateError> {
     else {
         return Ok(Vec::new());
     };
-    let of = |kind: &Kind| -> Api<DynamicObject> { Api::all_with(host.clone(), &kind.source()) };
-    let user = of(user_kind)
-        .get_opt(name)
-        .await
-        .map_err(api(format!("read user {name} of the host")))?
+    let user = read_source(host, user_kind, name)
+        .await?
         .filter(|user| user.metadata.deletion_timestamp.is_none())
         .ok_or_else(|| PropagateError::UnknownUser(name.to_owned()))?;
     let groups = user
@@ -127,10 +120,10 @@ async fn sources(host: &Client, name: &str) -> Result<Sources, PropagateError> {
         .try_parse::<User>()
         .map(|user| user.spec.groups)
         .unwrap_or_default();
-    let all = of(binding_kind)
-        .list(&ListParams::default())
-        .await
-        .map_err(api("list the global role bindings of the host"))?;
+    let all: Api<DynamicObject> = Api::all_with(host.clone(), &binding_kind.source());
+    let every = ListParams::default();
+    let doing = || "list the global role bindings of the host".into();
+    let all = answered(doing, all.list(&every)).await?;
     let (mut bindings, mut roles) = (Vec::new(), BTreeSet::new());
     for object in all {
         let Ok(binding) = object.clone().try_parse::<GlobalRoleBinding>() else {
@@ -152,8 +145,7 @@ async fn sources(host: &Client, name: &str) -> Result<Sources, PropagateError> {
     }
     let mut found = Vec::new();
     for role in roles {
-        let read = of(role_kind).get_opt(&role).await;
-        found.extend(read.map_err(api(format!("read global role {role} of the host")))?);
+        found.extend(read_source(host, role_kind, &role).await?);
     }
     Ok(vec![
         (role_kind, found),

@@ -5,7 +5,7 @@ use kube::{
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
 };
 
-use super::{Kind, PropagateError, api};
+use super::{Kind, PropagateError, answered, write::or_gone};
 
 /// Whether KubeFed propagates this kind: the host holds objects of KubeFed's kind for it.
 ///
@@ -15,9 +15,10 @@ pub async fn is_federated(host: &Client, kind: &Kind) -> Result<bool, PropagateE
     let federated = GroupVersionKind::gvk("types.kubefed.io", "v1beta1", "Federated");
     let resource = ApiResource::from_gvk_with_plural(&federated, kind.federated);
     let objects: Api<DynamicObject> = Api::all_with(host.clone(), &resource);
-    match objects.list(&ListParams::default().limit(1)).await {
-        Ok(list) => Ok(!list.items.is_empty()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(api(format!("look for {}", kind.federated))(error)),
-    }
+    let one = ListParams::default().limit(1);
+    let found = answered(|| format!("look for {}", kind.federated), async {
+        or_gone(objects.list(&one).await)
+    })
+    .await?;
+    Ok(found.is_some_and(|list| !list.items.is_empty()))
 }

@@ -6,8 +6,8 @@ use kube::{
 };
 
 use super::{
-    Action, HOST_LABEL, KINDS, Kind, Owner, PropagateError, api, carry_out,
-    compare::was_taken_over, member_client, pages,
+    Action, HOST_LABEL, KINDS, Kind, Owner, Pages, PropagateError, carry_out,
+    compare::was_taken_over, member_client,
 };
 use crate::{Host, Member};
 
@@ -57,12 +57,10 @@ async fn marked(
 ) -> Result<Vec<DynamicObject>, PropagateError> {
     let objects: Api<DynamicObject> = Api::all_with(client.clone(), &kind.copy());
     let selector = format!("{HOST_LABEL}={}", owner.as_str());
+    let mut pages = Pages::of(objects, Some(&selector));
     let mut found = Vec::new();
-    pages(&objects, Some(&selector), |page| {
+    while let Some(page) = pages.next().await? {
         found.extend(page);
-        std::future::ready(())
-    })
-    .await
-    .map_err(api(format!("list {} copies of the member", kind.name)))?;
+    }
     Ok(found)
 }

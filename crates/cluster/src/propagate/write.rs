@@ -1,7 +1,5 @@
 //! The member's end: reading what it holds, and doing what was decided.
 
-use std::future::Future;
-
 use kube::{
     Api, Client,
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions},
@@ -9,8 +7,8 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{
-    Action, FIELD_MANAGER, HOST_LABEL, Kind, Owner, PropagateError, TAKEN_OVER_ANNOTATION, api,
-    compare::surplus, identity,
+    Action, FIELD_MANAGER, HOST_LABEL, Kind, Owner, PropagateError, TAKEN_OVER_ANNOTATION,
+    answered, compare::surplus, identity,
 };
 use crate::Member;
 
@@ -26,9 +24,8 @@ pub async fn member_client(member: &Member, owner: &Owner) -> Result<Client, Pro
     let client = member
         .kubernetes()
         .map_err(|error| PropagateError::Settings(error.clone()))?;
-    let found = identity(&client)
-        .await
-        .map_err(api("read the identity of the member"))?;
+    let doing = || "read the identity of the member".into();
+    let found = answered(doing, identity(&client)).await?;
     if found == owner.as_str() {
         return Err(PropagateError::LeadsToHost);
     }
@@ -41,34 +38,70 @@ pub async fn member_client(member: &Member, owner: &Owner) -> Result<Client, Pro
     }
 }
 
-/// Hands over all objects of a kind, page by page. `false` where the server does not know the kind.
+/// All objects of a kind, page by page.
+pub struct Pages {
+    objects: Api<DynamicObject>,
+    /// `None` after the last page.
+    next: Option<ListParams>,
+}
+
+impl Pages {
+    /// Those with these labels, or all.
+    #[must_use]
+    pub fn of(objects: Api<DynamicObject>, labels: Option<&str>) -> Self {
+        let parameters = ListParams::default().limit(PAGE);
+        let next = Some(match labels {
+            Some(labels) => parameters.labels(labels),
+            None => parameters,
+        });
+        Self { objects, next }
+    }
+
+    /// The next page; none after the last, and none at all where the server does not know the kind.
+    ///
+    /// # Errors
+    /// [`PropagateError::Api`], [`PropagateError::Silent`].
+    pub async fn next(&mut self) -> Result<Option<Vec<DynamicObject>>, PropagateError> {
+        let Some(parameters) = self.next.take() else {
+            return Ok(None);
+        };
+        let doing = || format!("list {}", self.objects.resource_url());
+        let question = self.objects.list(&parameters);
+        let Some(list) = answered(doing, async { or_gone(question.await) }).await? else {
+            return Ok(None);
+        };
+        let token = list.metadata.continue_.filter(|token| !token.is_empty());
+        self.next = token.map(|token| parameters.continue_token(&token));
+        Ok(Some(list.items))
+    }
+}
+
+/// What a member holds under this name.
 ///
 /// # Errors
-/// The server's.
-pub async fn pages<F>(
-    objects: &Api<DynamicObject>,
-    labels: Option<&str>,
-    mut take: impl FnMut(Vec<DynamicObject>) -> F,
-) -> Result<bool, kube::Error>
-where
-    F: Future<Output = ()>,
-{
-    let mut parameters = ListParams::default().limit(PAGE);
-    if let Some(labels) = labels {
-        parameters = parameters.labels(labels);
-    }
-    loop {
-        let list = match objects.list(&parameters).await {
-            Ok(list) => list,
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        take(list.items).await;
-        match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => parameters = parameters.continue_token(&token),
-            None => return Ok(true),
-        }
-    }
+/// [`PropagateError::Api`], [`PropagateError::Silent`].
+pub async fn read_copy(
+    member: &Client,
+    kind: &Kind,
+    name: &str,
+) -> Result<Option<DynamicObject>, PropagateError> {
+    let objects: Api<DynamicObject> = Api::all_with(member.clone(), &kind.copy());
+    let doing = || format!("read {} {name} of the member", kind.name);
+    answered(doing, objects.get_opt(name)).await
+}
+
+/// What the host holds under this name.
+///
+/// # Errors
+/// [`PropagateError::Api`], [`PropagateError::Silent`].
+pub async fn read_source(
+    host: &Client,
+    kind: &Kind,
+    name: &str,
+) -> Result<Option<DynamicObject>, PropagateError> {
+    let objects: Api<DynamicObject> = Api::all_with(host.clone(), &kind.source());
+    let doing = || format!("read {} {name} of the host", kind.name);
+    answered(doing, objects.get_opt(name)).await
 }
 
 /// Does in the member what was decided about an object; `live` is what was looked at. Gives the object as it is then, where it was written.
@@ -102,8 +135,9 @@ pub async fn carry_out(
                 resource_version: live.metadata.resource_version.clone(),
             });
             let name = live.metadata.name.as_deref().unwrap_or_default();
-            gone_is_fine(objects.delete(name, &parameters).await.map(|_| ()))
-                .map_err(api(format!("delete {} {name}", kind.name)))?;
+            let doing = || format!("delete {} {name}", kind.name);
+            let question = objects.delete(name, &parameters);
+            answered(doing, async { or_gone(question.await) }).await?;
             Ok(None)
         }
         (Action::GiveBack, Some(live)) => give_back(&objects, kind, live).await.map(|()| None),
@@ -117,10 +151,8 @@ async fn apply(
 ) -> Result<DynamicObject, PropagateError> {
     let name = copy.metadata.name.as_deref().unwrap_or_default();
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    let live = objects
-        .patch(name, &parameters, &Patch::Apply(copy))
-        .await
-        .map_err(api(format!("apply {} {name}", kind.name)))?;
+    let doing = || format!("apply {} {name}", kind.name);
+    let live = answered(doing, objects.patch(name, &parameters, &Patch::Apply(copy))).await?;
     let Some(mut removed) = surplus(kind, copy, &live) else {
         return Ok(live);
     };
@@ -128,17 +160,16 @@ async fn apply(
         "metadata".into(),
         json!({ "resourceVersion": live.metadata.resource_version }),
     );
-    let parameters = PatchParams {
+    let doing = || format!("take what is not the host's from {} {name}", kind.name);
+    let patch = Patch::Merge(Value::Object(removed));
+    answered(doing, objects.patch(name, &merging(), &patch)).await
+}
+
+fn merging() -> PatchParams {
+    PatchParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PatchParams::default()
-    };
-    objects
-        .patch(name, &parameters, &Patch::Merge(Value::Object(removed)))
-        .await
-        .map_err(api(format!(
-            "take what is not the host's from {} {name}",
-            kind.name
-        )))
+    }
 }
 
 async fn give_back(
@@ -152,17 +183,18 @@ async fn give_back(
         "labels": { HOST_LABEL: null, kah_api::iam::MANAGED_LABEL: null },
         "annotations": { TAKEN_OVER_ANNOTATION: null },
     } });
-    let parameters = PatchParams {
-        field_manager: Some(FIELD_MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
-    let patched = objects.patch(name, &parameters, &Patch::Merge(patch)).await;
-    gone_is_fine(patched.map(|_| ())).map_err(api(format!("give {} {name} back", kind.name)))
+    let doing = || format!("give {} {name} back", kind.name);
+    let (parameters, patch) = (merging(), Patch::Merge(patch));
+    let question = objects.patch(name, &parameters, &patch);
+    answered(doing, async { or_gone(question.await) }).await?;
+    Ok(())
 }
 
-fn gone_is_fine(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
+/// What is not there need not be done away with.
+pub(super) fn or_gone<T>(result: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
     match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other,
+        Ok(answer) => Ok(Some(answer)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error),
     }
 }
