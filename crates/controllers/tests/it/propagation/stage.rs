@@ -55,28 +55,8 @@ impl Plane {
             .unwrap();
         let client = Client::try_from(config).unwrap();
         let plane = Self::Real(Box::new(plane), client);
-        let crds = api(
-            &plane.client(),
-            "apiextensions.k8s.io/v1",
-            "CustomResourceDefinition",
-            "customresourcedefinitions",
-        );
         for definition in definitions() {
-            let definition: DynamicObject = serde_json::from_value(definition).unwrap();
-            let name = definition.metadata.name.clone().unwrap();
-            crds.create(&PostParams::default(), &definition)
-                .await
-                .unwrap();
-            eventually(LIMIT, "the kind is served", async || {
-                let conditions =
-                    crds.get(&name).await.unwrap().data["status"]["conditions"].clone();
-                let conditions = conditions.as_array().cloned().unwrap_or_default();
-                conditions
-                    .iter()
-                    .any(|one| one["type"] == "Established" && one["status"] == "True")
-            })
-            .await
-            .unwrap();
+            define(&plane.client(), definition).await;
         }
         plane
     }
@@ -100,6 +80,30 @@ impl Plane {
             Self::Real(plane, _) => ([127, 0, 0, 1], plane.port()).into(),
         }
     }
+}
+
+/// Creates a kind and waits until it is served.
+async fn define(client: &Client, definition: Value) {
+    let definition: DynamicObject = serde_json::from_value(definition).unwrap();
+    let crds = api(
+        client,
+        "apiextensions.k8s.io/v1",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+    );
+    let name = definition.metadata.name.clone().unwrap();
+    crds.create(&PostParams::default(), &definition)
+        .await
+        .unwrap();
+    eventually(LIMIT, "the kind is served", async || {
+        let conditions = crds.get(&name).await.unwrap().data["status"]["conditions"].clone();
+        let conditions = conditions.as_array().cloned().unwrap_or_default();
+        conditions
+            .iter()
+            .any(|one| one["type"] == "Established" && one["status"] == "True")
+    })
+    .await
+    .unwrap();
 }
 
 fn definitions() -> Vec<Value> {
@@ -147,10 +151,10 @@ pub struct Place {
 
 pub struct Stage {
     pub host: Host,
+    pub plane: Plane,
     pub members: Vec<Place>,
     pub uid: String,
     running: Option<(CancellationToken, AbortOnDropHandle<()>)>,
-    _plane: Plane,
     _follow: AbortOnDropHandle<()>,
 }
 
@@ -204,7 +208,7 @@ impl Stage {
         let follow = tokio::spawn(async move { registry.follow(client).await });
         let mut stage = Self {
             host,
-            _plane: plane,
+            plane,
             members: Vec::new(),
             uid,
             running: None,
@@ -262,6 +266,11 @@ impl Stage {
     /// Creates or changes an object of the host.
     pub async fn put(&self, kind: &str, name: &str, content: Value) {
         put(&sources(&self.host.client, kind), name, content).await;
+    }
+
+    /// Creates a kind on the host.
+    pub async fn define(&self, definition: Value) {
+        define(&self.host.client, definition).await;
     }
 
     pub async fn delete(&self, kind: &str, name: &str) {
