@@ -37,9 +37,19 @@ struct OfKind {
     objects: HashMap<String, Arc<DynamicObject>>,
     /// Names of those that were seen to be deleted with all that depends on them.
     ended: HashSet<String>,
+    /// Names of those that are being deleted so that dependents stay. The word for it may be taken off before the object goes.
+    keeping: HashSet<String>,
 }
 
 impl OfKind {
+    fn note(&mut self, name: &str, source: &DynamicObject) {
+        if keeps_dependents(source) {
+            self.keeping.insert(name.to_owned());
+        } else if source.metadata.deletion_timestamp.is_none() {
+            self.keeping.remove(name);
+        }
+    }
+
     fn ours(&self) -> bool {
         self.listed && self.federated == Some(false)
     }
@@ -73,11 +83,11 @@ impl Sources {
         let Some(kind) = self.read(index) else {
             return Ending::KeepDependents;
         };
-        match kind.objects.get(name) {
-            Some(source) if keeps_dependents(source) => Ending::KeepDependents,
-            Some(_) => Ending::Whole,
-            None if kind.ended.contains(name) => Ending::Whole,
-            None => Ending::KeepDependents,
+        let there = kind.objects.contains_key(name);
+        if !kind.keeping.contains(name) && (there || kind.ended.contains(name)) {
+            Ending::Whole
+        } else {
+            Ending::KeepDependents
         }
     }
 
@@ -89,6 +99,10 @@ impl Sources {
             .map(slim)
             .filter_map(|object| Some((object.metadata.name.clone()?, Arc::new(object))))
             .collect();
+        kind.keeping.retain(|name| objects.contains_key(name));
+        for (name, object) in &objects {
+            kind.note(name, object);
+        }
         let before = std::mem::replace(&mut kind.objects, objects);
         let first = !std::mem::replace(&mut kind.listed, true);
         if first {
@@ -115,6 +129,7 @@ impl Sources {
         let name = object.metadata.name.clone()?;
         let mut kind = self.write(index)?;
         kind.ended.remove(&name);
+        kind.note(&name, &object);
         let differs = kind
             .objects
             .get(&name)
@@ -126,11 +141,12 @@ impl Sources {
     fn delete(&self, index: usize, object: &DynamicObject) -> Option<String> {
         let name = object.metadata.name.clone()?;
         let mut kind = self.write(index)?;
-        let before = kind.objects.remove(&name);
+        kind.note(&name, object);
+        kind.objects.remove(&name);
         if kind.ended.len() >= MOST_ENDED {
             kind.ended.clear();
         }
-        if !keeps_dependents(object) && !before.is_some_and(|before| keeps_dependents(&before)) {
+        if !kind.keeping.remove(&name) {
             kind.ended.insert(name.clone());
         }
         Some(name)
@@ -262,5 +278,101 @@ pub(super) async fn watch_kubefed(
             pace.look
         };
         tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn object(name: &str, metadata: Value) -> DynamicObject {
+        let mut object = json!({"metadata": metadata});
+        object["metadata"]["name"] = name.into();
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn absence_means_nothing_before_a_list_and_where_kubefed_is_at_work() {
+        let sources = Sources::default();
+        assert!(sources.all(0).is_none() && sources.get(0, "a").is_none());
+        sources.set_federated(0, false);
+        assert!(sources.all(0).is_none() && sources.get(0, "a").is_none());
+        assert_eq!(sources.replace(0, vec![object("a", json!({}))]), None);
+        assert_eq!(sources.all(0).map(|all| all.len()), Some(1));
+        assert!(sources.get(0, "b").is_some_and(|source| source.is_none()));
+        assert!(sources.all(1).is_none());
+        assert!(sources.set_federated(0, true) && !sources.set_federated(0, true));
+        assert!(sources.all(0).is_none() && sources.get(0, "a").is_none());
+    }
+
+    #[test]
+    fn only_what_makes_a_difference_is_told() {
+        let sources = Sources::default();
+        let version = |version: &str| {
+            object(
+                "a",
+                json!({"resourceVersion": version, "labels": {"a": "b"}}),
+            )
+        };
+        assert_eq!(
+            sources.replace(0, vec![version("1"), object("b", json!({}))]),
+            None
+        );
+        assert_eq!(sources.apply(0, version("2")), None);
+        let changed = object("a", json!({"labels": {"a": "c"}}));
+        assert_eq!(sources.apply(0, changed.clone()), Some("a".into()));
+        assert_eq!(sources.apply(0, object("c", json!({}))), Some("c".into()));
+        let mut told = sources
+            .replace(0, vec![changed, object("d", json!({}))])
+            .unwrap();
+        told.sort();
+        assert_eq!(told, ["b", "c", "d"]);
+    }
+
+    #[test]
+    fn dependents_are_taken_along_only_where_that_was_seen_to_be_meant() {
+        let sources = Sources::default();
+        let leaving = |finalizer: &str| {
+            object(
+                "w",
+                json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [finalizer]}),
+            )
+        };
+        let (plain, orphan) = (
+            object("w", json!({})),
+            leaving("orphan.finalizers.kubesphere.io"),
+        );
+        sources.replace(0, vec![plain.clone()]);
+        assert_eq!(
+            sources.ending(0, "w"),
+            Ending::Whole,
+            "it is there, and leaves by its placement"
+        );
+        assert_eq!(sources.ending(0, "unknown"), Ending::KeepDependents);
+
+        sources.delete(0, &plain);
+        assert_eq!(sources.ending(0, "w"), Ending::Whole);
+        sources.apply(0, orphan.clone());
+        assert_eq!(sources.ending(0, "w"), Ending::KeepDependents);
+        // The word may be taken off before the object goes.
+        sources.apply(0, leaving("other"));
+        assert_eq!(sources.ending(0, "w"), Ending::KeepDependents);
+        sources.delete(0, &leaving("other"));
+        assert_eq!(sources.ending(0, "w"), Ending::KeepDependents);
+        sources.apply(0, plain.clone());
+        sources.apply(0, leaving("other"));
+        assert_eq!(sources.ending(0, "w"), Ending::Whole);
+        sources.apply(0, leaving("orphan"));
+        assert_eq!(sources.ending(0, "w"), Ending::KeepDependents);
+
+        sources.apply(0, plain);
+        sources.replace(0, Vec::new());
+        assert_eq!(
+            sources.ending(0, "w"),
+            Ending::KeepDependents,
+            "nobody saw how"
+        );
     }
 }
