@@ -3,6 +3,7 @@
 //! * [`Registry`] follows the Cluster objects and holds one [`Member`] for each.
 //! * [`Member::forward`] sends a caller's request on, as multicluster.md §7 says, and names the reason where the member refuses.
 //! * [`trust`] moves a member between the shared secret and tokens that this host mints for it alone.
+//! * [`propagate`] says what members hold of the host's users, roles and workspaces.
 //! * [`doctor`] turns an answer into findings for people.
 
 pub mod doctor;
@@ -19,9 +20,11 @@ mod offer;
 mod peek;
 mod probe;
 pub mod proof;
+pub mod propagate;
 mod refusal;
 mod registry;
 pub mod restore;
+pub mod retry;
 mod sandbox;
 mod target;
 pub mod trust;
