@@ -5,6 +5,7 @@
 //! * [`doctor`] turns an answer into findings for people.
 
 pub mod doctor;
+pub mod enrol;
 mod forward;
 mod host;
 pub mod join;
