@@ -7,6 +7,7 @@
 //! * [`doctor`] turns an answer into findings for people.
 
 pub mod doctor;
+pub mod enrol;
 mod forward;
 pub mod health;
 mod host;
@@ -28,6 +29,7 @@ pub mod retry;
 mod sandbox;
 mod target;
 pub mod trust;
+pub mod tunnel;
 
 pub use forward::{
     CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER, with_causes,
