@@ -18,6 +18,7 @@ mod refusal;
 mod registry;
 pub mod restore;
 mod target;
+pub mod tunnel;
 
 pub use forward::{
     CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER, with_causes,
