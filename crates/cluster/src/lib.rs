@@ -2,8 +2,11 @@
 //!
 //! * [`Registry`] follows the Cluster objects and holds one [`Member`] for each.
 //! * [`Member::forward`] sends a caller's request on, as multicluster.md §7 says, and names the reason where the member refuses.
+//! * [`tunnel`] is the way to members that dial us; [`agent`] is their end of it.
 //! * [`doctor`] turns an answer into findings for people.
 
+mod account;
+pub mod agent;
 pub mod doctor;
 mod forward;
 mod host;
@@ -17,9 +20,11 @@ mod probe;
 mod refusal;
 mod registry;
 pub mod restore;
+pub mod retry;
 mod target;
 pub mod tunnel;
 
+pub use account::{AccountError, OwnKubernetes};
 pub use forward::{
     CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER, with_causes,
 };

@@ -16,6 +16,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     host::clusters,
     member::{Member, Shared, member},
+    retry::{Pauses, Retry},
+    tunnel::{TunnelLimits, Tunnels},
 };
 
 type Members = HashMap<String, Arc<Member>>;
@@ -37,9 +39,22 @@ impl Registry {
     /// An empty registry. `stop` ends every connection to every member; `tasks` owns the tasks that drive them.
     #[must_use]
     pub fn new(limits: Limits, stop: CancellationToken, tasks: TaskTracker) -> Self {
+        let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
+        Self::with_tunnels(limits, tunnels, stop, tasks)
+    }
+
+    /// An empty registry over these tunnels.
+    #[must_use]
+    pub fn with_tunnels(
+        limits: Limits,
+        tunnels: Tunnels,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Self {
         let shared = Shared {
             limits,
             gauges: Arc::new(Gauges::default()),
+            tunnels,
             stop,
             tasks,
         };
@@ -70,6 +85,12 @@ impl Registry {
         members
     }
 
+    /// The tunnels that members hold with this host.
+    #[must_use]
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.0.shared.tunnels
+    }
+
     /// What is open toward all members together.
     #[must_use]
     pub fn open(&self) -> Open {
@@ -85,7 +106,8 @@ impl Registry {
 
     /// Follows the Cluster objects until the registry's `stop`. Failures are retried with growing pauses; meanwhile the last known state serves.
     pub async fn follow(&self, client: Client) {
-        let events = watcher(clusters(client), watcher::Config::default()).default_backoff();
+        let events = watcher(clusters(client), watcher::Config::default())
+            .backoff(Pauses::of(Retry::TRANSIENT));
         let events = events.take_until(self.0.shared.stop.cancelled());
         pin_mut!(events);
         let mut listed: Option<Vec<DynamicObject>> = None;
@@ -121,7 +143,7 @@ impl Registry {
         self.0.members.store(members.clone());
         for old in before.values() {
             if members.get(&old.name).is_none_or(|new| new.uid != old.uid) {
-                old.close();
+                self.forget(old);
             }
         }
         self.0.synced.send_replace(true);
@@ -143,7 +165,7 @@ impl Registry {
         self.0.members.store(Arc::new(members));
         // Another object under the same name: nothing of the old one survives. The same object with another connection: what goes on may end by itself.
         if let Some(old) = old.filter(|old| old.uid != member.uid) {
-            old.close();
+            self.forget(&old);
         }
     }
 
@@ -165,7 +187,13 @@ impl Registry {
         }
         if let Some(old) = members.remove(name) {
             self.0.members.store(Arc::new(members));
-            old.close();
+            self.forget(&old);
         }
+    }
+
+    /// Nothing that goes on with a Cluster object survives it, its tunnels least of all.
+    fn forget(&self, member: &Member) {
+        member.close();
+        self.0.shared.tunnels.close(&member.uid);
     }
 }

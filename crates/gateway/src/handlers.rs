@@ -51,6 +51,7 @@ impl Inner {
                 let answered = self.restore_access(matched.name(), &mut arrived).await;
                 or_status(&arrived, answered)
             }
+            Endpoint::HubTunnel => self.tunnel(&mut arrived),
             Endpoint::Logout => oauth::logout(&*self.callers, arrived).await,
         }
     }

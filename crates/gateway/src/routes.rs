@@ -24,6 +24,7 @@ pub enum Endpoint {
     HubLeave,
     HubDoctor,
     HubRestoreAccess,
+    HubTunnel,
 }
 
 /// A row of the table.
@@ -130,6 +131,11 @@ pub const ROUTES: &[Route] = &[
             "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}/restore-access",
             Endpoint::HubRestoreAccess,
         )
+    },
+    // Agents and replicas prove who they are inside: with a certificate, and only after the upgrade.
+    Route {
+        json: false,
+        ..get(kah_cluster::tunnel::PATH, Endpoint::HubTunnel)
     },
 ];
 

@@ -20,7 +20,6 @@ use super::WebSocketIo;
 use crate::{
     Address, Duplex, Kind, ProxyError, TlsSettings, Verify,
     connect::{limited, tcp},
-    error::tls_kind,
 };
 
 /// Through which HTTP proxies to dial, as the usual variables of the environment say it.
@@ -67,16 +66,15 @@ impl fmt::Debug for ConnectSettings {
     }
 }
 
-type Socket = WebSocketIo<TokioIo<Upgraded>>;
+/// What [`session`](super::session) runs over at the end that dials.
+pub type Dialled = tokio_rustls::client::TlsStream<WebSocketIo<TokioIo<Upgraded>>>;
 
 /// Dials. What comes of it is what [`session`](super::session) runs over; it ends when it is dropped.
 ///
 /// # Errors
 /// [`ProxyError`]: of the kinds of TLS where the ends do not trust each other, [`Kind::InvalidUpgrade`] with the status where HTTP answered
 /// something else than a change of protocols.
-pub async fn connect(
-    settings: &ConnectSettings,
-) -> Result<tokio_rustls::client::TlsStream<Socket>, ProxyError> {
+pub async fn connect(settings: &ConnectSettings) -> Result<Dialled, ProxyError> {
     let name: Arc<str> = settings.address.to_string().into();
     let step = settings.step;
     let stream = limited(step, &name, dial(settings, &name)).await?;
@@ -91,19 +89,9 @@ pub async fn connect(
         tokio_rustls::TlsConnector::from(Arc::clone(&settings.tls))
             .connect(settings.server_name.clone(), socket)
             .await
-            .map_err(|error| tls_fault(error, &name))
+            .map_err(|error| ProxyError::of_connection(&settings.address, error))
     };
     limited(step, &name, inner).await
-}
-
-fn tls_fault(error: std::io::Error, name: &Arc<str>) -> ProxyError {
-    let inner = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match inner {
-        Some(inner) => ProxyError::because(tls_kind(inner), name, error),
-        None => ProxyError::classify(name, error.into(), Kind::Reset),
-    }
 }
 
 async fn dial(settings: &ConnectSettings, name: &Arc<str>) -> Result<Box<dyn Duplex>, ProxyError> {

@@ -15,7 +15,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{Semaphore, mpsc, oneshot},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tokio_util::{
     compat::{Compat, TokioAsyncReadCompatExt},
@@ -29,8 +29,6 @@ use super::stream::{Counted, Stream};
 const QUEUE: usize = 64;
 /// What a session may keep unread beyond each stream's own share, where a stream is fast and the way is long.
 const GROWTH: usize = 64 * 1024 * 1024;
-/// For saying goodbye.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How much one session carries, and how long it may be silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,16 +236,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         };
         tokio::select! {
             biased;
-            () = stop.cancelled() => {
-                self.dead.store(true, Ordering::Release);
-                let goodbye = poll_fn(|cx| self.connection.poll_close(cx));
-                let _ = timeout(GOODBYE, goodbye).await;
-            }
+            () = stop.cancelled() => {}
             () = silent => {}
             () = poll_fn(|cx| self.poll(cx)) => {}
         }
         // Before the streams are told: they read it to know what their end means.
         self.dead.store(true, Ordering::Release);
+        // Not by `poll_close`, which would leave whoever reads a stream waiting.
         drop(self);
     }
 
