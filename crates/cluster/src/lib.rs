@@ -8,6 +8,7 @@
 mod account;
 pub mod agent;
 pub mod doctor;
+pub mod enrol;
 mod forward;
 mod host;
 pub mod join;

@@ -78,9 +78,12 @@ pub enum AuthorityError {
     /// A name that must not stand in a certificate.
     #[error("{0:?} cannot be named in a certificate")]
     Name(String),
+    /// A certificate that was shown is not one of this authority, has ended, or is not for the key that was shown.
+    #[error("certificate: it is none of this hub's, has ended, or is not for this key")]
+    Certificate,
     /// A certificate could not be made.
     #[error("make a certificate")]
-    Certificate(#[from] rcgen::Error),
+    Make(#[from] rcgen::Error),
     /// TLS cannot be set up.
     #[error("prepare TLS of the tunnel")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -249,14 +252,7 @@ impl TunnelAuthority {
         uid: &str,
         now: Timestamp,
     ) -> Result<String, AuthorityError> {
-        if csr_pem.len() > LARGEST_REQUEST {
-            return Err(AuthorityError::Request);
-        }
-        let request = CertificateSigningRequestParams::from_pem(csr_pem)
-            .map_err(|_| AuthorityError::Request)?;
-        if *request.public_key.algorithm() != PKCS_ECDSA_P256_SHA256 {
-            return Err(AuthorityError::Request);
-        }
+        let request = read_request(csr_pem)?;
         let identity = Identity::Agent {
             cluster: cluster.to_owned(),
             uid: uid.to_owned(),
@@ -296,6 +292,11 @@ pub fn pin(ca_pem: &str) -> Option<String> {
     let [certificate] = certificates.as_slice() else {
         return None;
     };
+    key_of(certificate)
+}
+
+/// SHA-256 of the SubjectPublicKeyInfo, in hex.
+fn key_of(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = parse_x509_certificate(certificate).ok()?;
     let print = digest::digest(&digest::SHA256, parsed.tbs_certificate.subject_pki.raw);
     Some(hex(print.as_ref()))
@@ -309,14 +310,57 @@ pub fn expires(chain_pem: &str) -> Option<Timestamp> {
     Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
 }
 
-/// A key and the request by which its holder asks for a certificate: the request is PEM, and so is the key. Secret.
+/// A new private key, PEM. Secret.
 ///
 /// # Errors
 /// [`AuthorityError`].
-pub fn request_certificate() -> Result<(String, String), AuthorityError> {
-    let key = new_key()?;
-    let csr = CertificateParams::default().serialize_request(&key)?;
-    Ok((csr.pem()?, key.serialize_pem()))
+pub fn private_key() -> Result<String, AuthorityError> {
+    Ok(new_key()?.serialize_pem())
+}
+
+/// The request, PEM, by which the holder of this key asks for a certificate.
+///
+/// # Errors
+/// [`AuthorityError`].
+pub fn request_certificate(key_pem: &str) -> Result<String, AuthorityError> {
+    let key = KeyPair::from_pem(key_pem)?;
+    Ok(CertificateParams::default()
+        .serialize_request(&key)?
+        .pem()?)
+}
+
+/// The identity in the first certificate of a chain, if it is for this private key (PEM). Whether an authority signed it is not looked at.
+#[must_use]
+pub fn certifies(chain_pem: &str, key_pem: &str) -> Option<Identity> {
+    let key = KeyPair::from_pem(key_pem).ok()?;
+    let certificates = chain(chain_pem).ok()?;
+    let certificate = certificates.first()?;
+    let (_, parsed) = parse_x509_certificate(certificate).ok()?;
+    (parsed.tbs_certificate.subject_pki.raw == key.subject_public_key_info())
+        .then(|| Identity::of(certificate))
+        .flatten()
+}
+
+/// SHA-256 of the key behind a certificate request, in hex.
+///
+/// # Errors
+/// [`AuthorityError::Request`].
+pub(crate) fn request_key(csr_pem: &str) -> Result<String, AuthorityError> {
+    let key = read_request(csr_pem)?.public_key.subject_public_key_info();
+    Ok(hex(digest::digest(&digest::SHA256, &key).as_ref()))
+}
+
+/// Reads a request whose signature shows that its maker holds the key.
+fn read_request(csr_pem: &str) -> Result<CertificateSigningRequestParams, AuthorityError> {
+    if csr_pem.len() > LARGEST_REQUEST {
+        return Err(AuthorityError::Request);
+    }
+    let request =
+        CertificateSigningRequestParams::from_pem(csr_pem).map_err(|_| AuthorityError::Request)?;
+    if *request.public_key.algorithm() != PKCS_ECDSA_P256_SHA256 {
+        return Err(AuthorityError::Request);
+    }
+    Ok(request)
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -4,6 +4,7 @@
 #[path = "../../../testkit/src/member.rs"]
 mod member;
 
+mod enrol;
 mod forward;
 mod kubeconfig;
 mod registry;

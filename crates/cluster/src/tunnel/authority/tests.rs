@@ -29,7 +29,8 @@ fn clock() -> Arc<Hands> {
 }
 
 fn agent(authority: &TunnelAuthority, now: Timestamp) -> Issued {
-    let (csr, key) = request_certificate().unwrap();
+    let key = private_key().unwrap();
+    let csr = request_certificate(&key).unwrap();
     let chain = authority.issue_agent(&csr, "m", "uid-1", now).unwrap();
     Issued { chain, key }
 }
@@ -206,7 +207,7 @@ fn what_a_request_asks_for_is_ignored() {
 fn j16_what_is_no_request_or_no_name_is_not_signed() {
     let now = clock().now();
     let authority = TunnelAuthority::in_memory(now).unwrap();
-    let (csr, _) = request_certificate().unwrap();
+    let csr = request_certificate(&private_key().unwrap()).unwrap();
     for (cluster, uid) in [
         ("", "u"),
         ("a:b", "u"),

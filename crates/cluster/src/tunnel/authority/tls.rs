@@ -12,12 +12,14 @@ use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::WebPkiServerVerifier,
     pki_types::{PrivateKeyDer, UnixTime, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
     time_provider::TimeProvider,
 };
 
-use super::{AuthorityError, Issued, LIFE, RENEW_BEFORE, TunnelAuthority, chain, check_pin};
+use super::{
+    AuthorityError, Identity, Issued, LIFE, RENEW_BEFORE, TunnelAuthority, chain, check_pin, key_of,
+};
 
 impl TunnelAuthority {
     /// TLS for the host's end: clients must show a certificate of this authority, which [`Identity::of`] then reads. The server's own certificate
@@ -36,12 +38,7 @@ impl TunnelAuthority {
             current: Mutex::new(own),
         });
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(
-            Arc::new(roots(&self.pem)?),
-            Arc::clone(&provider),
-        )
-        .build()
-        .map_err(|error| AuthorityError::Tls(error.into()))?;
+        let verifier = self.verifier()?;
         Ok(
             ServerConfig::builder_with_details(provider, Arc::new(Time(clock)))
                 .with_protocol_versions(&[&rustls::version::TLS13])
@@ -49,6 +46,36 @@ impl TunnelAuthority {
                 .with_client_cert_verifier(verifier)
                 .with_cert_resolver(own),
         )
+    }
+}
+
+impl TunnelAuthority {
+    /// Reads the chain (PEM) of a client, if it is good now: who that is, and the SHA-256 of its key in hex.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Certificate`].
+    pub fn verify(
+        &self,
+        chain_pem: &str,
+        now: Timestamp,
+    ) -> Result<(Identity, String), AuthorityError> {
+        let seconds = u64::try_from(now.as_second()).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let shown = chain(chain_pem).map_err(|_| AuthorityError::Certificate)?;
+        let (own, rest) = shown.split_first().ok_or(AuthorityError::Certificate)?;
+        self.verifier()?
+            .verify_client_cert(own, rest, now)
+            .map_err(|_| AuthorityError::Certificate)?;
+        let identity = Identity::of(own).ok_or(AuthorityError::Certificate)?;
+        let key = key_of(own).ok_or(AuthorityError::Certificate)?;
+        Ok((identity, key))
+    }
+
+    fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, AuthorityError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.pem)?), provider)
+            .build()
+            .map_err(|error| AuthorityError::Tls(error.into()))
     }
 }
 
