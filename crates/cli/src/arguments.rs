@@ -27,6 +27,8 @@ pub enum Command {
     Up(Up),
     /// Run ks-apiserver, host or member as its configuration says
     Apiserver(crate::apiserver::Arguments),
+    /// Run a member's end of the tunnels: dial the host and lead its requests to this cluster
+    Agent(crate::agent::Arguments),
     /// Log in to a host and keep the login
     Login {
         /// The host's address, e.g. http://127.0.0.1:30880

@@ -17,7 +17,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use credentials::{Credentials, CredentialsError, Folder, Store};
+pub use credentials::{Credentials, CredentialsError, Enrolment, Folder, Store};
 
 use crate::{
     OwnKubernetes,
@@ -127,6 +127,7 @@ impl TunnelError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Way(_) | Self::Silent(_) => false,
+            Self::Credentials(error) => !error.may_pass(),
             Self::Refused { source, .. } => source.reason != Reason::Busy,
             _ => true,
         }
@@ -146,6 +147,14 @@ pub async fn run(settings: Settings, stop: CancellationToken, tasks: TaskTracker
     }
     stop.run_until_cancelled(renewal::renew(&settings, &live))
         .await;
+}
+
+/// Opens one tunnel and ends it: whether the host can be reached, is the one that was pinned, and takes this agent.
+///
+/// # Errors
+/// [`TunnelError`]
+pub async fn check(settings: &Settings) -> Result<(), TunnelError> {
+    dial(settings).await.map(drop)
 }
 
 /// One tunnel, again and again.

@@ -26,7 +26,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use hub::Counters;
 pub use protocol::{Reason, Refusal, Target};
 
-use crate::Registry;
+use crate::{
+    Registry,
+    retry::{Pauses, Retry},
+};
 use authority::TunnelAuthority;
 use handshakes::Handshakes;
 use hub::Hub;
@@ -201,6 +204,31 @@ impl Tunnels {
         announce::keep(&self.0.sessions, client, keys, replica, &self.0.stop).await;
     }
 
+    /// Everything that a process of a host does for tunnels, until their stop: one with an address holds them, says so to the others, and asks
+    /// those; one without only asks. `name` is unlike that of any other process: a Pod's.
+    pub async fn run(
+        &self,
+        client: kube::Client,
+        clock: Arc<dyn Clock>,
+        name: String,
+        address: Option<String>,
+    ) {
+        let stop = self.0.stop.clone();
+        let Some(keys) = stop.run_until_cancelled(keys(&client, clock)).await else {
+            return;
+        };
+        let follow = self.follow_peers(client.clone(), keys.clone(), &name);
+        let Some(address) = address else {
+            return follow.await;
+        };
+        self.serve(keys.clone());
+        let replica = Replica {
+            name: name.clone(),
+            address,
+        };
+        tokio::join!(follow, self.announce(client, &keys, &replica));
+    }
+
     /// Where the tunnels of this Cluster object are.
     #[must_use]
     pub fn link(&self, uid: &str) -> Link {
@@ -274,6 +302,26 @@ impl Tunnels {
         match self.0.peers.load_full() {
             Some(peers) => peers.open(self, uid, target, here).await,
             None => Err(here),
+        }
+    }
+}
+
+/// The keys that the host keeps, as soon as they can be had.
+async fn keys(client: &kube::Client, clock: Arc<dyn Clock>) -> HubKeys {
+    let mut pauses = Pauses::of(Retry::TRANSIENT);
+    loop {
+        match TunnelAuthority::open(client, clock.now()).await {
+            Ok(authority) => {
+                return HubKeys {
+                    authority: Arc::new(authority),
+                    clock,
+                };
+            }
+            Err(error) => {
+                let error = crate::with_causes(&error);
+                tracing::warn!(%error, "no tunnels yet; trying again");
+                tokio::time::sleep(pauses.failed()).await;
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 mod doctor;
 mod join;
 mod restore;
+mod tunnel;
 
 use std::sync::Arc;
 

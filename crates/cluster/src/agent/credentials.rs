@@ -2,6 +2,12 @@
 
 use std::{fmt, future::Future, io, path::PathBuf, pin::Pin};
 
+use crate::{
+    enrol::agent::{AgentError, Hub, Kept},
+    retry::{Pauses, Retry},
+    tunnel::authority::Issued,
+};
+
 /// A certificate with its key, and the authority that signed it, all PEM. `Debug` shows none.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -24,6 +30,7 @@ impl fmt::Debug for Credentials {
 #[error("{doing}")]
 pub struct CredentialsError {
     doing: String,
+    may_pass: bool,
     #[source]
     source: Box<dyn std::error::Error + Send + Sync>,
 }
@@ -36,7 +43,23 @@ impl CredentialsError {
     ) -> Self {
         Self {
             doing: doing.into(),
+            may_pass: false,
             source: source.into(),
+        }
+    }
+
+    /// Whether the same may succeed later without anybody's doing.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.may_pass
+    }
+}
+
+impl From<AgentError> for CredentialsError {
+    fn from(error: AgentError) -> Self {
+        Self {
+            may_pass: error.may_pass(),
+            ..Self::new("use the agent's Secret", error)
         }
     }
 }
@@ -128,6 +151,71 @@ impl Store for Folder {
                 let doing = format!("keep the agent's certificate in {}", self.0.display());
                 CredentialsError::new(doing, error)
             })
+        })
+    }
+}
+
+/// The agent's Secret in its own cluster. Where it holds a join token, the token is exchanged first.
+#[derive(Clone)]
+pub struct Enrolment {
+    kept: Kept,
+    client: kube::Client,
+}
+
+impl Enrolment {
+    /// In the cluster of this client.
+    #[must_use]
+    pub fn of(client: kube::Client) -> Self {
+        Self {
+            kept: Kept::of(&client),
+            client,
+        }
+    }
+}
+
+impl Enrolment {
+    /// The hub that this cluster was invited by, once its token was exchanged. Waits for as long as that takes.
+    pub async fn hub(&self, retry: Retry, refused: Retry) -> Hub {
+        let (mut retry, mut refused) = (Pauses::of(retry), Pauses::of(refused));
+        loop {
+            match self.kept.agent(&self.client).await {
+                Ok(agent) => return agent.hub,
+                Err(error) => {
+                    let pause = if error.may_pass() {
+                        retry.failed()
+                    } else {
+                        refused.failed()
+                    };
+                    let error = crate::with_causes(&error);
+                    tracing::warn!(%error, again_in = ?pause, "this cluster has not joined yet");
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+}
+
+impl Store for Enrolment {
+    fn load(&self) -> Stored<'_, Credentials> {
+        Box::pin(async {
+            let agent = self.kept.agent(&self.client).await?;
+            Ok(Credentials {
+                chain: agent.credentials.chain,
+                key: agent.credentials.key,
+                authority: agent.authority,
+            })
+        })
+    }
+
+    fn save(&self, credentials: Credentials) -> Stored<'_, ()> {
+        Box::pin(async move {
+            let mut agent = self.kept.agent(&self.client).await?;
+            agent.authority = credentials.authority;
+            agent.credentials = Issued {
+                chain: credentials.chain,
+                key: credentials.key,
+            };
+            Ok(self.kept.keep(&agent, None).await?)
         })
     }
 }

@@ -12,7 +12,10 @@ use super::{Credentials, CredentialsError, Settings};
 use crate::{
     retry::{Pauses, Retry},
     tunnel::{
-        authority::{AuthorityError, RENEW_BEFORE, expires, request_certificate},
+        authority::{
+            AuthorityError, Issued, RENEW_BEFORE, client_config, expires, private_key,
+            request_certificate,
+        },
         protocol::{Answer, OpenError, Opening, WORD, ask},
     },
 };
@@ -112,20 +115,18 @@ async fn once(settings: &Settings, session: &Session) -> Result<bool, RenewalErr
     if !soon {
         return Ok(false);
     }
-    let (csr, key) = request_certificate()?;
+    let key = private_key()?;
+    let csr = request_certificate(&key)?;
     let (_, Answer::Certificate(chain)) = ask(session, &Opening::Renew { csr }, WORD).await? else {
         return Err(RenewalError::Unfit);
     };
     // What would not open the next tunnel does not take the place of what does.
-    let fits = crate::tunnel::authority::client_config(
-        &kept.authority,
-        &settings.pin,
-        &crate::tunnel::authority::Issued {
-            chain: chain.clone(),
-            key: key.clone(),
-        },
-        Arc::clone(&settings.clock),
-    );
+    let issued = Issued {
+        chain: chain.clone(),
+        key: key.clone(),
+    };
+    let clock = Arc::clone(&settings.clock);
+    let fits = client_config(&kept.authority, &settings.pin, &issued, clock);
     if fits.is_err() || expires(&chain) <= expires(&kept.chain) {
         return Err(RenewalError::Unfit);
     }

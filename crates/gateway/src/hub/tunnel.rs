@@ -13,8 +13,8 @@ use crate::{
     gateway::{Arrived, Inner},
 };
 
-/// How long those who came at a bad moment are asked to wait.
-const RETRY_AFTER: &str = "2";
+/// Seconds that those who came at a bad moment are asked to wait.
+const RETRY_AFTER: u32 = 2;
 
 impl Inner {
     pub(crate) fn tunnel(&self, arrived: &mut Arrived) -> Response {
@@ -39,8 +39,9 @@ impl Inner {
                 routing_error(StatusCode::NOT_FOUND, "404: Page Not Found")
             }
             Err(error @ NotAccepted::Busy) => {
-                let status = Status::service_unavailable(error.to_string(), Vec::new(), 2);
-                with_header(arrived.refuse(&status), header::RETRY_AFTER, RETRY_AFTER)
+                let status =
+                    Status::service_unavailable(error.to_string(), Vec::new(), RETRY_AFTER);
+                arrived.refuse(&status)
             }
         }
     }
