@@ -29,6 +29,8 @@ pub enum Command {
     Apiserver(crate::apiserver::Arguments),
     /// Run the reconcilers of a host: health of members, their status, automatic restore
     ControllerManager(crate::controller_manager::Arguments),
+    /// Run a member's end of the tunnels: dial the host and lead its requests to this cluster
+    Agent(crate::agent::Arguments),
     /// Log in to a host and keep the login
     Login {
         /// The host's address, e.g. http://127.0.0.1:30880

@@ -1,6 +1,7 @@
 //! `kah`, the program: reads what was typed, lets the rooms do it, prints.
 
 mod access;
+mod agent;
 mod apiserver;
 mod arguments;
 mod commands;
@@ -52,6 +53,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Up(options) => up::run(options).await,
         Command::Apiserver(arguments) => apiserver::run(arguments).await,
         Command::ControllerManager(arguments) => controller_manager::run(arguments).await,
+        Command::Agent(arguments) => agent::run(arguments).await,
         Command::Login {
             address,
             user,

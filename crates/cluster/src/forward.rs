@@ -286,7 +286,7 @@ impl Member {
                 }
                 (target, Origin::BehindKubeApiserver)
             }
-            Route::Endpoint(_) => {
+            Route::Endpoint(_) | Route::Tunnel(_) => {
                 if let Some(identity) = identity {
                     headers.insert(header::AUTHORIZATION, identity);
                 }
