@@ -125,7 +125,7 @@ impl ForwardError {
     pub fn code(&self) -> Option<AccessCode> {
         match self {
             Self::NotReady { .. } => Some(AccessCode::MemberNotReady),
-            Self::Settings { .. } => Some(AccessCode::ConfigUnreadable),
+            Self::Settings { source, .. } => Some(source.code()),
             Self::Proxy { source, .. } => code_of_fault(source.kind()),
             Self::Redirect { .. } => Some(AccessCode::VersionUnsupported),
             Self::Identity { .. } | Self::Path { .. } => None,

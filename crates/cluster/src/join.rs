@@ -199,14 +199,14 @@ fn is_name(name: &str) -> bool {
 }
 
 /// The UID of namespace kube-system, which no other cluster has.
-async fn identity(client: Client) -> Result<String, kube::Error> {
+pub(crate) async fn identity(client: Client) -> Result<String, kube::Error> {
     let namespaces: Api<Namespace> = Api::all(client);
     let namespace = namespaces.get("kube-system").await?;
     Ok(namespace.metadata.uid.unwrap_or_default())
 }
 
 /// The cluster of the fleet that has this identity. One that does not answer is taken by what its object says.
-async fn same(host: &Host, uid: &str) -> Result<Option<String>, JoinError> {
+pub(crate) async fn same(host: &Host, uid: &str) -> Result<Option<String>, JoinError> {
     let own = identity(host.client.clone())
         .await
         .map_err(api("read the identity of the host"))?;

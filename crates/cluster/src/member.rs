@@ -8,7 +8,7 @@ use kah_net::{Address, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
 use serde::Deserialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Kubeconfig, SettingsError};
+use crate::{Kubeconfig, SettingsError, doctor::Expiry};
 
 /// What annotations of ours begin with.
 const ANNOTATIONS: &str = "hub.kubeaihub.io/";
@@ -101,14 +101,16 @@ impl Member {
         self.kubernetes.as_ref().map(crate::kubernetes::client)
     }
 
-    /// When the client certificate of the stored kubeconfig ends, where it has one.
+    /// When the stored credential ends, where it has an end: a client certificate, or a service account's token.
+    #[must_use]
+    pub fn credential(&self) -> Option<Expiry> {
+        self.connection.kubeconfig().ok()?.expiry
+    }
+
+    /// When the stored credential ends, where it has an end.
     #[must_use]
     pub fn certificate_ends(&self) -> Option<jiff::Timestamp> {
-        let kubeconfig = self.connection.kubeconfig().ok()?;
-        let chain = kubeconfig.tls.client_certificate?.chain;
-        let (_, pem) = x509_parser::pem::parse_x509_pem(&chain).ok()?;
-        let ends = pem.parse_x509().ok()?.validity().not_after.timestamp();
-        jiff::Timestamp::from_second(ends).ok()
+        self.credential().map(|credential| credential.ends)
     }
 
     /// An annotation of the Cluster object; those of ours begin with `hub.kubeaihub.io/`.
@@ -121,6 +123,23 @@ impl Member {
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
         Some(self.identity.as_str()).filter(|uid| !uid.is_empty())
+    }
+
+    /// The stored kubeconfig, as it was written.
+    pub(crate) fn stored_yaml(&self) -> Result<Vec<u8>, SettingsError> {
+        self.connection.yaml()
+    }
+
+    /// The stored kubeconfig as it is understood, and where the kube-apiserver is.
+    pub(crate) fn stored(&self) -> Result<(Kubeconfig, Address), SettingsError> {
+        let kubeconfig = self.connection.kubeconfig()?;
+        let address = self.connection.address(&kubeconfig)?;
+        Ok((kubeconfig, address))
+    }
+
+    /// Whether both are reached in the same way.
+    pub(crate) fn has_connection_of(&self, other: &Self) -> bool {
+        self.connection == other.connection
     }
 
     /// Ends at once everything that goes on with it.
@@ -156,14 +175,25 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn kubeconfig(&self) -> Result<Kubeconfig, SettingsError> {
+    fn yaml(&self) -> Result<Vec<u8>, SettingsError> {
         if self.kubeconfig.is_empty() {
             return Err(SettingsError::Missing);
         }
-        let yaml = STANDARD
+        STANDARD
             .decode(self.kubeconfig.trim())
-            .map_err(|_| SettingsError::Unreadable("it is not base64".into()))?;
-        Kubeconfig::read(&yaml)
+            .map_err(|_| SettingsError::Unreadable("it is not base64".into()))
+    }
+
+    fn kubeconfig(&self) -> Result<Kubeconfig, SettingsError> {
+        Kubeconfig::read(&self.yaml()?)
+    }
+
+    /// Where the kube-apiserver is: what the Cluster says goes before what the kubeconfig says.
+    fn address(&self, kubeconfig: &Kubeconfig) -> Result<Address, SettingsError> {
+        if self.kubernetes.is_empty() {
+            return Ok(kubeconfig.server.clone());
+        }
+        endpoint("spec.connection.kubernetesAPIEndpoint", &self.kubernetes)
     }
 }
 
@@ -294,14 +324,7 @@ fn kubernetes(
     shared: &Shared,
 ) -> Result<(Upstream, Address), SettingsError> {
     let kubeconfig = connection.kubeconfig()?;
-    let address = if connection.kubernetes.is_empty() {
-        kubeconfig.server
-    } else {
-        endpoint(
-            "spec.connection.kubernetesAPIEndpoint",
-            &connection.kubernetes,
-        )?
-    };
+    let address = connection.address(&kubeconfig)?;
     let mut settings = settings(address.clone(), kubeconfig.tls, shared);
     settings.credential = kubeconfig.credential;
     Ok((upstream(settings)?, address))

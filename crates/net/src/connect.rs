@@ -113,29 +113,20 @@ pub(crate) struct Connector {
 
 impl Connector {
     pub(crate) async fn connect(self) -> Result<Wire, ProxyError> {
-        let tcp = limited(self.limits.connect, &self.name, self.tcp()).await?;
+        let tcp = self.dial().await?;
         let _ = tcp.set_nodelay(true);
         keep_alive(&tcp, self.limits.keep_alive);
         let Some((config, server_name)) = &self.tls else {
             return Ok(Wire::new(Stream::Plain(tcp), false, &self));
         };
-        let handshake =
-            tokio_rustls::TlsConnector::from(config.clone()).connect(server_name.clone(), tcp);
-        let handshake = async {
-            handshake.await.map_err(|error| {
-                let kind = match error
-                    .get_ref()
-                    .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-                {
-                    Some(inner) => tls_kind(inner),
-                    None => Kind::Tls,
-                };
-                ProxyError::because(kind, &self.name, error)
-            })
-        };
-        let stream = limited(self.limits.handshake, &self.name, handshake).await?;
+        let stream = handshake(&self, config, server_name, tcp).await?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Wire::new(Stream::Tls(Box::new(stream)), http2, &self))
+    }
+
+    /// A TCP connection, within its time.
+    pub(crate) async fn dial(&self) -> Result<TcpStream, ProxyError> {
+        limited(self.limits.connect, &self.name, self.tcp()).await
     }
 
     async fn tcp(&self) -> Result<TcpStream, ProxyError> {
@@ -160,6 +151,30 @@ impl Connector {
             }
         })
     }
+}
+
+/// The TLS handshake, within its time.
+pub(crate) async fn handshake(
+    connector: &Connector,
+    config: &Arc<ClientConfig>,
+    server_name: &ServerName<'static>,
+    tcp: TcpStream,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ProxyError> {
+    let handshake =
+        tokio_rustls::TlsConnector::from(config.clone()).connect(server_name.clone(), tcp);
+    let handshake = async {
+        handshake.await.map_err(|error| {
+            let kind = match error
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+            {
+                Some(inner) => tls_kind(inner),
+                None => Kind::Tls,
+            };
+            ProxyError::because(kind, &connector.name, error)
+        })
+    };
+    limited(connector.limits.handshake, &connector.name, handshake).await
 }
 
 /// A peer that vanished without a word is noticed although nobody writes to it.

@@ -31,6 +31,19 @@ use crate::member::{self, Member, Seen};
 
 const SECRET: &str = "secret of the host";
 
+pub const PATIENCE: Patience = Patience {
+    live: Duration::from_millis(300),
+    restarted: Duration::from_millis(300),
+    look: Duration::from_millis(10),
+};
+
+pub fn proof() -> CallerCredential {
+    CallerCredential::User {
+        name: "admin".into(),
+        authorization: HeaderValue::from_static("Bearer of-the-host"),
+    }
+}
+
 /// A clock that is set by hand.
 struct Hands(AtomicI64);
 
@@ -170,18 +183,8 @@ impl Stage {
         end: impl FnMut(usize) -> bool + Send,
     ) -> (Vec<Step>, Result<Report, RestoreError>) {
         let request = Request {
-            cluster: "m".into(),
-            by: "tester".into(),
-            dry_run: false,
-            proof: CallerCredential::User {
-                name: "admin".into(),
-                authorization: HeaderValue::from_static("Bearer of-the-host"),
-            },
-            patience: Patience {
-                live: Duration::from_millis(300),
-                restarted: Duration::from_millis(300),
-                look: Duration::from_millis(10),
-            },
+            patience: PATIENCE,
+            ..Request::new("m", "tester", proof())
         };
         let (steps, end) = (Mutex::new(Vec::new()), Mutex::new(end));
         let mut observer = |state: &kah_cluster::restore::State| {
@@ -259,9 +262,6 @@ async fn a_run_that_is_cut_off_after_any_step_is_finished_by_the_next() {
         );
         let last = *steps.last().unwrap();
         stage.seen(&format!("{last:?}")).await;
-        // The one that was cut off may still be at it, for all that is known.
-        let (_, ended) = stage.run(|_| false).await;
-        assert!(matches!(ended, Err(RestoreError::Busy { .. })), "{ended:?}");
         stage.later();
         let (_, ended) = stage.run(|_| false).await;
         let report = ended.unwrap();
