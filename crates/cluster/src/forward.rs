@@ -160,9 +160,10 @@ impl ForwardError {
         // Settings and certificates are repaired by people.
         match self.code()? {
             _ if again => Some(Duration::from_secs(5)),
-            AccessCode::ConfigUnreadable | AccessCode::TLSUntrusted | AccessCode::TLSExpired => {
-                Some(Duration::from_secs(60))
-            }
+            AccessCode::ConfigUnreadable
+            | AccessCode::CredentialRejected
+            | AccessCode::TLSUntrusted
+            | AccessCode::TLSExpired => Some(Duration::from_secs(60)),
             _ => None,
         }
     }

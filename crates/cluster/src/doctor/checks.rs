@@ -121,7 +121,9 @@ fn refusal(evidence: &Evidence) -> Cause {
 /// What the member's configuration, or its clock, says to a refusal.
 fn compared(evidence: &Evidence, code: AccessCode) -> Option<String> {
     if code == AccessCode::ClockSkew {
-        return evidence.clock.map(differ);
+        // The member's own words are about its clock; the date of an answer tells whole seconds.
+        let told = evidence.clock.filter(|it| it.abs().as_secs() > 2);
+        return told.map(differ);
     }
     let Asked::Told(Settings::Read(read)) = &evidence.settings else {
         return None;

@@ -4,7 +4,9 @@
 #[path = "../../../testkit/src/member.rs"]
 mod member;
 
+mod connection;
 mod forward;
+mod killed;
 mod kubeconfig;
 mod registry;
 mod restore;
