@@ -20,6 +20,7 @@ pub mod node;
 pub mod node_port;
 pub mod openapi;
 pub mod patch;
+pub mod port_forward;
 pub mod proxy;
 pub mod rbac;
 pub mod recorder;
@@ -33,5 +34,6 @@ pub mod service_account;
 pub mod status;
 pub mod store;
 pub mod table;
+mod websocket;
 
 pub use cluster::{Cluster, Error, Options};
