@@ -329,6 +329,13 @@ impl Api {
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
         let target = &context.target;
+        // A websocket starts with a GET, but what goes through it is no reading.
+        if matches!(
+            target.subresource.as_str(),
+            "exec" | "attach" | "portforward"
+        ) {
+            self.may_create(context, &target.subresource)?;
+        }
         // A Service may be named with a scheme and a port: `[scheme:]name[:port]`.
         let name = match (
             target.resource.as_str(),
