@@ -300,19 +300,26 @@ fn set_managed_fields(object: &mut Value, fields: Value) {
 
 /// Whether two objects are the same but for the times in `managedFields`.
 pub(crate) fn same_but_for_times(one: &Value, other: &Value) -> bool {
-    let without_times = |object: &Value| {
+    let (ours, theirs) = (managed_fields(one), managed_fields(other));
+    if ours == theirs || without_times(ours) != without_times(theirs) {
+        return one == other;
+    }
+    let bare = |object: &Value| {
         let mut object = object.clone();
-        let entries = object
-            .pointer_mut("/metadata/managedFields")
-            .and_then(Value::as_array_mut);
-        for entry in entries.into_iter().flatten() {
-            if let Some(entry) = entry.as_object_mut() {
-                entry.shift_remove("time");
-            }
-        }
+        set_managed_fields(&mut object, Value::Null);
         object
     };
-    without_times(one) == without_times(other)
+    bare(one) == bare(other)
+}
+
+fn without_times(fields: &Value) -> Value {
+    let mut fields = fields.clone();
+    for entry in fields.as_array_mut().into_iter().flatten() {
+        if let Some(entry) = entry.as_object_mut() {
+            entry.shift_remove("time");
+        }
+    }
+    fields
 }
 
 /// `namespace/name; apps/v1, Kind=Deployment`.
