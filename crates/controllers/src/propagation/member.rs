@@ -1,7 +1,7 @@
 //! The worker of one member.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
@@ -23,12 +23,14 @@ use tokio::time::Instant;
 use super::{
     Pace,
     fleet::Labels,
-    queue::{Key, Queue, Work},
+    queue::{Key, Queue},
     sources::Sources,
 };
 
 /// Objects of one member that are written at once.
 const AT_ONCE: usize = 8;
+/// Objects of a long look after which single changes have their turn.
+const BETWEEN: usize = 200;
 
 pub(super) struct Worker {
     pub(super) pace: Pace,
@@ -129,7 +131,11 @@ impl Worker {
                 if work.all {
                     break;
                 }
-                if let Err(stuck) = self.carry(work).await {
+                let carried = match self.client().await {
+                    Ok(client) => self.carry(&client, work.keys).await,
+                    Err(stuck) => Err(stuck),
+                };
+                if let Err(stuck) = carried {
                     return stuck;
                 }
             }
@@ -167,10 +173,18 @@ impl Worker {
                     Some(((index, name), Some(live)))
                 });
                 self.settle(&client, pairs.collect()).await?;
+                self.carry_between(&client).await?;
             }
             if known {
-                let missing = missing.into_keys().map(|name| ((index, name), None));
-                self.settle(&client, missing.collect()).await?;
+                let mut missing = missing
+                    .into_keys()
+                    .map(|name| ((index, name), None))
+                    .peekable();
+                while missing.peek().is_some() {
+                    let some = missing.by_ref().take(BETWEEN).collect();
+                    self.settle(&client, some).await?;
+                    self.carry_between(&client).await?;
+                }
             }
         }
         let sources = &self.sources;
@@ -180,14 +194,21 @@ impl Worker {
         Ok(())
     }
 
+    /// Carries what has changed since a long look began.
+    async fn carry_between(&mut self, client: &Client) -> Result<(), Stuck> {
+        let keys = self.queue.take_keys();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.carry(client, keys).await
+    }
+
     /// Carries single changes.
-    async fn carry(&mut self, work: Work) -> Result<(), Stuck> {
-        let client = self.client().await?;
-        let member = &client;
-        let read = work.keys.into_iter().map(|key| {
+    async fn carry(&mut self, client: &Client, keys: HashSet<Key>) -> Result<(), Stuck> {
+        let read = keys.into_iter().map(|key| {
             let read = async move {
                 let live = match KINDS.get(key.0) {
-                    Some(kind) => read_copy(member, kind, &key.1).await?,
+                    Some(kind) => read_copy(client, kind, &key.1).await?,
                     None => None,
                 };
                 Ok::<_, PropagateError>((key, live))
@@ -197,7 +218,7 @@ impl Worker {
         let read: Vec<_> = read.collect();
         let pairs = futures::stream::iter(read).buffer_unordered(AT_ONCE);
         let pairs: Vec<(Key, Option<DynamicObject>)> = pairs.try_collect().await?;
-        self.settle(&client, pairs).await
+        self.settle(client, pairs).await
     }
 
     /// Mends what differs. Ends early only where the member cannot be reached.
@@ -236,6 +257,9 @@ impl Worker {
                 self.memory.settled.insert(key, settled);
             }
             Outcome::Refused(error) => {
+                if error.is_conflict() && !self.memory.refused.contains_key(&key) {
+                    self.queue.push(key.clone());
+                }
                 let reason = super::chain(&error);
                 if self.memory.refused.get(&key) != Some(&reason) {
                     let kind = KINDS.get(key.0).map_or("", |kind| kind.name);

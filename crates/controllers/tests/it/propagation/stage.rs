@@ -131,6 +131,14 @@ impl Objects {
         let api = Api::all_with(client, &resource);
         Self { api, resource }
     }
+
+    /// One of them, to be.
+    pub fn object(&self, name: &str, mut content: Value) -> DynamicObject {
+        content["metadata"]["name"] = name.into();
+        content["apiVersion"] = self.resource.api_version.clone().into();
+        content["kind"] = self.resource.kind.clone().into();
+        serde_json::from_value(content).unwrap()
+    }
 }
 
 pub fn api(client: &Client, version: &str, kind: &str, plural: &str) -> Objects {
@@ -377,11 +385,7 @@ pub async fn put(objects: &Objects, name: &str, content: Value) {
             .unwrap();
         return;
     }
-    let mut content = content;
-    content["metadata"]["name"] = name.into();
-    content["apiVersion"] = objects.resource.api_version.clone().into();
-    content["kind"] = objects.resource.kind.clone().into();
-    let object: DynamicObject = serde_json::from_value(content).unwrap();
+    let object = objects.object(name, content);
     objects
         .create(&PostParams::default(), &object)
         .await
