@@ -4,6 +4,7 @@
 //! The room knows nothing of the product: schemas, CRDs and the image that counts as "our own" are
 //! passed in. Its judges are kubectl, kube-rs and the same requests sent to a real kube-apiserver.
 
+mod apply;
 pub mod authentication;
 pub mod authority;
 pub mod builtin;
