@@ -34,9 +34,10 @@ pub enum Plane {
 }
 
 impl Plane {
-    pub async fn embedded(name: &str) -> Self {
+    /// With the garbage collector or without, which is enough where many are needed.
+    pub async fn embedded(name: &str, controllers: bool) -> Self {
         let mut options = kah_localkube::Options::new(name);
-        options.controllers = false;
+        options.controllers = controllers;
         options.crds = definitions();
         let cluster = kah_localkube::Cluster::start(options).await.unwrap();
         let client = cluster.client();
@@ -185,9 +186,9 @@ impl Stage {
     pub async fn embedded(names: &[&str]) -> Self {
         let mut planes = Vec::new();
         for name in names {
-            planes.push(((*name).to_owned(), Plane::embedded(name).await));
+            planes.push(((*name).to_owned(), Plane::embedded(name, true).await));
         }
-        Self::of(Plane::embedded("host").await, planes).await
+        Self::of(Plane::embedded("host", true).await, planes).await
     }
 
     /// A host of these members; nothing runs yet.
