@@ -116,17 +116,16 @@ impl Worker {
     /// Looks and carries changes until the member cannot be reached.
     async fn until_stuck(&mut self, failures: &mut u32) -> Stuck {
         loop {
-            let began = Instant::now();
             // What was pushed before is seen by the look.
             self.queue.take_now();
-            if let Err(stuck) = self.look().await {
-                return stuck;
-            }
+            let read = match self.look().await {
+                Ok(read) => read,
+                Err(stuck) => return stuck,
+            };
             if std::mem::take(failures) > 0 {
                 tracing::info!(cluster = self.name, "this member is up to date again");
             }
-            let pause = self.pause(began.elapsed());
-            let next = Instant::now() + pause;
+            let next = Instant::now() + self.pause(read);
             while let Ok(work) = tokio::time::timeout_at(next, self.queue.take()).await {
                 if work.all {
                     break;
@@ -142,8 +141,8 @@ impl Worker {
         }
     }
 
-    fn pause(&self, look: Duration) -> Duration {
-        spread(self.pace.look, (self.pace.chance)()).max(look * self.pace.rest)
+    fn pause(&self, read: u32) -> Duration {
+        spread(self.pace.look, (self.pace.chance)()).max(self.pace.rest.saturating_mul(read))
     }
 
     async fn client(&self) -> Result<Client, Stuck> {
@@ -156,9 +155,10 @@ impl Worker {
         Ok(member_client(&member, &self.owner).await?)
     }
 
-    /// Compares everything that the member holds with what it should hold, and mends the difference.
-    async fn look(&mut self) -> Result<(), Stuck> {
+    /// Compares everything that the member holds with what it should hold, and mends the difference. Gives the number of objects that were read.
+    async fn look(&mut self) -> Result<u32, Stuck> {
         let client = self.client().await?;
+        let mut read = 0u32;
         for (index, kind) in KINDS.iter().enumerate() {
             let Some(mut missing) = self.sources.all(index) else {
                 continue;
@@ -167,6 +167,7 @@ impl Worker {
             let (mut pages, mut known) = (Pages::of(objects, None), false);
             while let Some(page) = pages.next().await? {
                 known = true;
+                read = read.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
                 let pairs = page.into_iter().filter_map(|live| {
                     let name = live.metadata.name.clone()?;
                     missing.remove(&name);
@@ -191,7 +192,7 @@ impl Worker {
         let exists = |key: &Key| matches!(sources.get(key.0, &key.1), Some(Some(_)));
         self.memory.settled.retain(|key, _| exists(key));
         self.memory.refused.retain(|key, _| exists(key));
-        Ok(())
+        Ok(read)
     }
 
     /// Carries what has changed since a long look began.

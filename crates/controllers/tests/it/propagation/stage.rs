@@ -171,7 +171,7 @@ pub struct Stage {
 pub fn pace() -> Pace {
     Pace {
         look: Duration::from_millis(400),
-        rest: 1,
+        rest: Duration::ZERO,
         stagger: Duration::ZERO,
         retry: Backoff {
             first: Duration::from_millis(20),
