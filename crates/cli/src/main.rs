@@ -3,6 +3,7 @@
 mod access;
 mod apiserver;
 mod arguments;
+mod clusters;
 mod commands;
 mod config_check;
 mod controller_manager;
@@ -15,6 +16,7 @@ mod output;
 mod process;
 mod restore_access;
 mod up;
+mod watched;
 
 use std::process::ExitCode;
 
@@ -61,9 +63,11 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Kubeconfig { cluster, file } => {
             commands::kubeconfig(cluster.as_deref(), file.as_deref()).await
         }
-        Command::Cluster(Cluster::List(output)) => commands::cluster_list(output.output).await,
+        Command::Cluster(Cluster::List { watch, output }) => {
+            clusters::list(output.output, watch).await
+        }
         Command::Cluster(Cluster::Show { name, output }) => {
-            commands::cluster_show(&name, output.output).await
+            clusters::show(&name, output.output).await
         }
         Command::Cluster(Cluster::Join {
             name,
@@ -72,7 +76,11 @@ async fn run(command: Command) -> Result<(), Failure> {
             force,
         }) => membership::join(&name, &kubeconfig, dry_run, force).await,
         Command::Cluster(Cluster::Leave { name, yes }) => membership::leave(&name, yes).await,
-        Command::Doctor { clusters, output } => commands::doctor(&clusters, output.output).await,
+        Command::Doctor {
+            clusters,
+            watch,
+            output,
+        } => commands::doctor(&clusters, output.output, watch).await,
         Command::RestoreAccess {
             cluster,
             dry_run,

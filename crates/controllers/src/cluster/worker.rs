@@ -154,6 +154,7 @@ impl<'a> Keeper<'a> {
         let work = self.work;
         let held = &self.last;
         let reached = held.verdict.as_ref().is_some_and(Verdict::is_reached);
+        let accepted = held.verdict == Some(Verdict::Accepted);
         let (look_at, find_at, is_host) = (self.look_at, self.find_at, self.is_host);
         let may_look = !is_host && (held.verdict.is_some() || held.in_doubt);
         Box::pin(async move {
@@ -168,7 +169,7 @@ impl<'a> Keeper<'a> {
             if looking {
                 look(work).await
             } else {
-                find(work, is_host).await
+                find(work, is_host, accepted).await
             }
         })
     }
@@ -416,7 +417,7 @@ async fn look(work: &Work) -> Done {
 }
 
 /// Asks what there is to know, and writes what follows from it.
-async fn find(work: &Work, is_host: bool) -> Done {
+async fn find(work: &Work, is_host: bool, accepted: bool) -> Done {
     let member = work.host.registry.get(&work.name);
     let client = match &member {
         _ if is_host => work.host.client.clone(),
@@ -437,7 +438,8 @@ async fn find(work: &Work, is_host: bool) -> Done {
             return Done::Found(None);
         }
     };
-    if let Err(error) = facts::tell_name(&client, &work.name).await {
+    // While access is lost its configuration belongs to those who restore it.
+    if accepted && let Err(error) = facts::tell_name(&client, &work.name).await {
         tracing::warn!(
             cluster = work.name,
             "tell the cluster its name: {}",
