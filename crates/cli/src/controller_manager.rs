@@ -10,12 +10,17 @@ use kah_api::{
     config::{ConfigError, Configuration},
     seed,
 };
-use kah_cluster::{Host, Registry, proof::Prover};
+use kah_cluster::{
+    Host, Registry,
+    proof::Prover,
+    tunnel::{TunnelLimits, Tunnels},
+};
 use kah_controllers::{Leader, Metrics, Settings, leader::Pace};
 use kah_gateway::{Follower, ReloadCounters};
 use kah_iam::{
-    GlobalRoles, Users,
+    GlobalRoles, Signer, Users,
     clock::{Clock, SystemClock},
+    follow_signing_keys,
     users::{follow_roles, follow_users},
 };
 use kah_net::Limits;
@@ -128,11 +133,12 @@ async fn work(
             .await;
     });
 
+    let name = format!("{}-{:016x}", host_name(), rand::random::<u64>());
     let leader = Leader::new(
         client.clone(),
         seed::NAMESPACE,
         LEASE,
-        format!("{}_{:016x}", host_name(), rand::random::<u64>()),
+        name.clone(),
         Pace::default(),
     );
     let kubeconfig = own_kubeconfig(&kube);
@@ -146,8 +152,10 @@ async fn work(
         let end = stop.child_token();
         let (client, prover, metrics) = (client.clone(), prover.clone(), metrics.clone());
         let (users, roles, clock) = (users.clone(), roles.clone(), clock.clone());
+        let name = name.clone();
         let led = leader.lead(&end, |end| async move {
             let work = Work {
+                name,
                 client,
                 prover,
                 users,
@@ -200,6 +208,8 @@ fn settings(configuration: &Configuration, kubeconfig: &str) -> Settings {
 
 /// What one time of being the leader needs.
 struct Work {
+    /// Unlike that of any other process of the host.
+    name: String,
     client: kube::Client,
     prover: Prover,
     users: Arc<Users>,
@@ -217,7 +227,21 @@ impl Work {
     ) -> anyhow::Result<()> {
         let stop = stop.child_token();
         let tasks = TaskTracker::new();
-        let registry = Registry::new(Limits::default(), stop.clone(), tasks.clone());
+        let signer = Arc::new(Signer::new(Arc::clone(&self.clock)));
+        let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
+        let registry = Registry::over(
+            Limits::default(),
+            tunnels.clone(),
+            Arc::clone(&signer),
+            stop.clone(),
+            tasks.clone(),
+        );
+        // Agents dial ks-apiserver; through it this process reaches their clusters too.
+        let (tunnel_client, tunnel_clock, name) =
+            (self.client.clone(), Arc::clone(&self.clock), self.name);
+        tasks.spawn(async move {
+            tunnels.run(tunnel_client, tunnel_clock, name, None).await;
+        });
         let (users_listed, users_are) = oneshot::channel::<()>();
         let (roles_listed, roles_are) = oneshot::channel::<()>();
         // The receivers may have given up; then nobody waits.
@@ -230,16 +254,21 @@ impl Work {
             let _ = roles_listed.send(());
         };
         tasks.spawn(follow_roles(client(), self.roles, stop.clone(), listed));
+        let (keys_listed, keys_are) = oneshot::channel::<()>();
+        let listed = move || {
+            let _ = keys_listed.send(());
+        };
+        tasks.spawn(follow_signing_keys(client(), signer, stop.clone(), listed));
         let (following, client_of_registry) = (registry.clone(), client());
         tasks.spawn(async move { following.follow(client_of_registry).await });
         let synced = async {
-            let _ = tokio::join!(users_are, roles_are, registry.synced());
+            let _ = tokio::join!(users_are, roles_are, keys_are, registry.synced());
         };
         let synced = tokio::time::timeout(SYNC, synced);
         let ended = match stop.run_until_cancelled(synced).await {
             None => Ok(()),
             Some(Err(_)) => Err(anyhow::anyhow!(
-                "users, roles and clusters could not be listed within {SYNC:?}"
+                "users, roles, clusters and keys could not be listed within {SYNC:?}"
             )),
             Some(Ok(())) => {
                 let host = Host {

@@ -1,6 +1,7 @@
 //! `kah`, the program: reads what was typed, lets the rooms do it, prints.
 
 mod access;
+mod agent;
 mod apiserver;
 mod arguments;
 mod clusters;
@@ -15,12 +16,13 @@ mod membership;
 mod output;
 mod process;
 mod restore_access;
+mod trust;
 mod up;
 mod watched;
 
 use std::process::ExitCode;
 
-use arguments::{Arguments, Cluster, Command, Config};
+use arguments::{Arguments, Cluster, Command, Config, Trust};
 use clap::Parser;
 use failure::Failure;
 
@@ -53,6 +55,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Up(options) => up::run(options).await,
         Command::Apiserver(arguments) => apiserver::run(arguments).await,
         Command::ControllerManager(arguments) => controller_manager::run(arguments).await,
+        Command::Agent(arguments) => agent::run(arguments).await,
         Command::Login {
             address,
             user,
@@ -74,7 +77,15 @@ async fn run(command: Command) -> Result<(), Failure> {
             kubeconfig,
             dry_run,
             force,
-        }) => membership::join(&name, &kubeconfig, dry_run, force).await,
+            trust,
+        }) => membership::join(&name, &kubeconfig, dry_run, force, trust).await,
+        Command::Cluster(Cluster::Trust {
+            name,
+            trust,
+            output,
+        }) => trust::move_to(&name, trust, output.output).await,
+        Command::Trust(Trust::Show(output)) => trust::show(output.output).await,
+        Command::Trust(Trust::Rotate) => trust::rotate().await,
         Command::Cluster(Cluster::Leave { name, yes }) => membership::leave(&name, yes).await,
         Command::Doctor {
             clusters,

@@ -122,5 +122,6 @@ fn hop(path: &'static str, caller: CallerCredential) -> Hop {
         caller,
         client: None,
         long_running: false,
+        ends: None,
     }
 }

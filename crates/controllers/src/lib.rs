@@ -4,12 +4,16 @@
 //!
 //! * [`cluster`] keeps the Cluster objects true: who is ready, who lets people in, and why not.
 //! * [`auto_restore`] repairs access where a Cluster asks for it, and ends what another process left half done.
+//! * [`propagation`] keeps in every member what the host owns: users, roles, groups, workspaces.
+//! * [`trust`] keeps members told of the host's signing keys, and changes the keys.
 //! * [`leader`] sees to it that only one process of a host does any of this.
 
 pub mod auto_restore;
 pub mod cluster;
 pub mod leader;
 pub mod metrics;
+pub mod propagation;
+pub mod trust;
 
 use std::time::Duration;
 
@@ -36,10 +40,17 @@ pub async fn run(host: Host, settings: Settings, metrics: Metrics, stop: Cancell
     let tasks = TaskTracker::new();
     // Ends all of them when any of them ends, also by a panic.
     let stop = stop.child_token();
-    let all: Vec<(&'static str, BoxFuture<'static, ()>)> = vec![(
-        "clusters",
-        Box::pin(cluster::run(host, settings, metrics, stop.clone())),
-    )];
+    let all: Vec<(&'static str, BoxFuture<'static, ()>)> = vec![
+        (
+            "propagation",
+            Box::pin(propagation::run(host.clone(), stop.clone())),
+        ),
+        ("trust", Box::pin(trust::run(host.clone(), stop.clone()))),
+        (
+            "clusters",
+            Box::pin(cluster::run(host, settings, metrics, stop.clone())),
+        ),
+    ];
     for (name, reconciler) in all {
         let end = stop.clone();
         tasks.spawn(async move {

@@ -33,7 +33,7 @@ use crate::member::{self, Member, Seen};
 const SECRET: &str = "secret of the host";
 
 /// A clock that is set by hand.
-struct Hands(AtomicI64);
+pub struct Hands(pub AtomicI64);
 
 impl Clock for Hands {
     fn now(&self) -> Timestamp {
@@ -60,7 +60,7 @@ struct Stage {
     _reader: tokio_util::task::AbortOnDropHandle<()>,
 }
 
-async fn plane(role: Role, secret: &str, age: &str) -> Cluster {
+pub async fn plane(role: Role, secret: &str, age: &str) -> Cluster {
     let mut options = Options::new("plane");
     options.controllers = false;
     options.crds = kah_api::definition::all()

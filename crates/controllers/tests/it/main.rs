@@ -1,8 +1,9 @@
-//! The reconcilers over a host on localkube, with members that are scripted.
+//! The reconcilers against whole control planes, with members that are whole or scripted.
 
 #![allow(clippy::unwrap_used)]
 
 mod clusters;
 mod leader;
+mod propagation;
 mod restores;
 mod stage;
