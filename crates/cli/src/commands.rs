@@ -126,6 +126,7 @@ fn findings(answers: &[Access]) -> Table {
             .map(|answer| {
                 let code = match answer.code.as_deref() {
                     Some(code) => code,
+                    None if answer.ok && !answer.unknown.is_empty() => "OK in part",
                     None if answer.ok => "OK",
                     None => "Unknown",
                 };

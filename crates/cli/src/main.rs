@@ -94,12 +94,16 @@ async fn run(command: Command) -> Result<(), Failure> {
         } => commands::doctor(&clusters, output.output, watch).await,
         Command::RestoreAccess {
             cluster,
+            kubeconfig,
+            accept_ca,
             dry_run,
             yes,
             output,
         } => {
             restore_access::run(&restore_access::Options {
                 cluster,
+                kubeconfig,
+                accept_ca,
                 dry_run,
                 yes,
                 format: output.output,

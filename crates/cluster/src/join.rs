@@ -17,6 +17,7 @@ use crate::{
     doctor::{self, Finding, Severity},
     host::clusters,
     identity::{ANSWER, identity, identity_within},
+    propagate::{self, PropagateError},
     trust::{self, Published, TrustError},
 };
 
@@ -233,6 +234,24 @@ pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
         apart.close();
     }
     left
+}
+
+/// Takes from a member what this host has put into it: its trust, and what gives the host's users access. The Cluster object has to be on its way out.
+///
+/// # Errors
+/// [`PropagateError`]; doing it again does what is left.
+pub async fn clean_member(host: &Host, member: &Member) -> Result<(), PropagateError> {
+    if let (Trust::Federated, Ok(client)) = (member.trust(), member.kubernetes()) {
+        trust::take_back(host, &client).await;
+    }
+    let released = propagate::release(host, member).await?;
+    tracing::info!(
+        cluster = member.name(),
+        deleted = released.deleted,
+        given_back = released.given_back,
+        "cleaned a member that leaves"
+    );
+    Ok(())
 }
 
 /// Whether this can be a Cluster's name.

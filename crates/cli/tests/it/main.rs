@@ -11,6 +11,7 @@ mod clusters;
 mod doctor;
 mod fleet;
 mod health;
+mod inside;
 mod join;
 mod original;
 mod recovery;

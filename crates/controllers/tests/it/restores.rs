@@ -90,6 +90,7 @@ async fn what_another_process_left_is_ended() {
         restart: now,
         keys: vec!["authentication.oauthOptions.accessTokenMaxAge".into()],
         scaled: false,
+        user: None,
         restarted: false,
     };
     let text = serde_json::to_string(&left).unwrap();
