@@ -274,13 +274,9 @@ mod tests {
 
     fn access(ok: bool, code: Option<&str>) -> Access {
         Access {
-            cluster: "m".into(),
-            ok,
             code: code.map(str::to_owned),
-            evidence: None,
-            meaning: None,
-            remedy: None,
             version: Some("v1.30.0".into()),
+            ..Access::new("m", ok)
         }
     }
 

@@ -53,7 +53,7 @@ struct Case {
     leaving: bool,
     /// `spec.autoRestore`
     wanted: bool,
-    /// The cause of lost access, if a restore may repair it.
+    /// The cause of lost access, or of losing it soon, if a restore may repair it.
     repairable: Option<AccessCode>,
     /// A restore that has not ended.
     begun: Option<State>,
@@ -123,8 +123,7 @@ impl Case {
             // Where people have to bring something (a fingerprint, a kubeconfig), nothing can be done without them.
             let repair = doctor::finding(name, code, &access.message).repair?;
             let alone = repair == format!("kah restore-access {name}");
-            let lost = access.status == "False" || code == AccessCode::CredentialExpiring;
-            (alone && lost).then_some(code)
+            alone.then_some(code)
         });
         let begun = annotation(restore::ANNOTATION)
             .and_then(|text| serde_json::from_str::<State>(text).ok())
@@ -408,8 +407,8 @@ mod tests {
                     begun: begun(0),
                     ..lost.clone()
                 },
-                14,
-                Next::Wait(Some(at(15))),
+                4,
+                Next::Wait(Some(at(5))),
             ),
             (
                 "somebody has left it",
@@ -418,7 +417,7 @@ mod tests {
                     wanted: false,
                     ..Case::default()
                 },
-                15,
+                5,
                 Next::Resume,
             ),
         ] {
@@ -449,6 +448,11 @@ mod tests {
                 Some(AccessCode::SignatureInvalid),
             ),
             (object(true, "True", "Accepted", ""), true, None),
+            (
+                object(true, "True", "WrongRole", ""),
+                true,
+                Some(AccessCode::WrongRole),
+            ),
             (object(true, "False", "ClockSkew", ""), true, None),
             (object(true, "False", "TLSUntrusted", ""), true, None),
             (

@@ -67,7 +67,7 @@ fn metrics(fleet: &Fleet) -> String {
 
 #[test]
 fn a_member_that_dies_is_told_within_10_s_and_comes_back() {
-    let fleet = start(&["--members", "2"]);
+    let fleet = start(&["--members", "2", "--trust", "shared-secret"]);
     let token = token(&fleet);
     let limit = Duration::from_secs(20);
     for (column, wanted) in [
