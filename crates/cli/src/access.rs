@@ -66,7 +66,7 @@ pub struct Access {
 
 impl Access {
     /// Nothing is known of it yet but whether it is open.
-    fn new(cluster: &str, ok: bool) -> Self {
+    pub fn new(cluster: &str, ok: bool) -> Self {
         Self {
             cluster: cluster.to_owned(),
             ok,

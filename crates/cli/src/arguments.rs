@@ -62,6 +62,9 @@ pub enum Command {
     Doctor {
         /// Only these clusters
         clusters: Vec<String>,
+        /// Look again and again, and print what changes, until Ctrl-C
+        #[arg(long, short = 'w', conflicts_with = "output")]
+        watch: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -123,8 +126,14 @@ impl TrustWord {
 /// `kah cluster …`
 #[derive(Subcommand)]
 pub enum Cluster {
-    /// All clusters, and whether the login opens them
-    List(Output),
+    /// All clusters, how they are, and whether the login opens them
+    List {
+        /// Look again and again, and print what changes, until Ctrl-C
+        #[arg(long, short = 'w', conflicts_with = "output")]
+        watch: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Check a cluster, say what is wrong with it, and join it
     Join {
         /// The name that it gets

@@ -1,6 +1,6 @@
 //! A cluster becomes a member: everything is looked at first, and only then something is written. Leaving is the deletion of the Cluster object.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
@@ -17,11 +17,15 @@ use crate::{
     doctor::{self, Finding, Severity},
     host::clusters,
     identity::{ANSWER, identity, identity_within},
+    propagate::{self, PropagateError},
     trust::{self, Published, TrustError},
 };
 
 /// Members that are asked who they are at the same time.
 const AT_ONCE: usize = 16;
+/// How long a member that leaves is waited for, and between two looks.
+const LEAVES: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(50);
 /// A Cluster's name is a label and part of paths.
 const LONGEST_NAME: usize = 63;
 
@@ -224,6 +228,11 @@ pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
         }
         Err(error) => Err(api("delete the Cluster")(error)),
     };
+    if let (Ok(()), Some(before)) = (&left, &before) {
+        let gone = is_gone(&clusters, name, before);
+        // Controllers that are away let it go later: it is on its way out all the same.
+        let _ = tokio::time::timeout(LEAVES, gone).await;
+    }
     // A cluster that is out of reach goes on trusting keys that sign nothing for it any more. What the registry knew of it is closed by now.
     let apart = before.and_then(|object| host.registry.candidate(&object));
     if let (Ok(()), Some(apart)) = (&left, apart) {
@@ -233,6 +242,37 @@ pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
         apart.close();
     }
     left
+}
+
+/// Ends when the host's controllers have let this object go.
+async fn is_gone(clusters: &Api<DynamicObject>, name: &str, object: &DynamicObject) {
+    loop {
+        match clusters.get_opt(name).await {
+            Ok(Some(found)) if found.metadata.uid == object.metadata.uid => {}
+            Ok(_) => return,
+            // Asked again: the deletion itself was accepted.
+            Err(_) => {}
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Takes from a member what this host has put into it: its trust, and what gives the host's users access. The Cluster object has to be on its way out.
+///
+/// # Errors
+/// [`PropagateError`]; doing it again does what is left.
+pub async fn clean_member(host: &Host, member: &Member) -> Result<(), PropagateError> {
+    if let (Trust::Federated, Ok(client)) = (member.trust(), member.kubernetes()) {
+        trust::take_back(host, &client).await;
+    }
+    let released = propagate::release(host, member).await?;
+    tracing::info!(
+        cluster = member.name(),
+        deleted = released.deleted,
+        given_back = released.given_back,
+        "cleaned a member that leaves"
+    );
+    Ok(())
 }
 
 /// Whether this can be a Cluster's name.

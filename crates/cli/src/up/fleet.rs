@@ -528,21 +528,20 @@ async fn join_cluster(client: &kube::Client, object: Value) -> Result<(), Failur
         )
         .because(error)
     };
-    if clusters.get_opt(&name).await.map_err(failed)?.is_some() {
-        let connection = json!({
-            "kubeconfig": object.pointer("/spec/connection/kubeconfig"),
-            "kubernetesAPIEndpoint": object.pointer("/spec/connection/kubernetesAPIEndpoint"),
-        });
-        let patch = json!({"spec": {"connection": connection}});
-        let patched = clusters
-            .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-            .await;
-        return patched.map(drop).map_err(failed);
-    }
-    let object: DynamicObject = serde_json::from_value(object)
+    let new: DynamicObject = serde_json::from_value(object.clone())
         .map_err(|error| Failure::new("write a Cluster object", "Report this.").because(error))?;
+    match clusters.create(&PostParams::default(), &new).await {
+        // Of an earlier start; or the host's controllers made that of the host.
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        created => return created.map(drop).map_err(failed),
+    }
+    let connection = json!({
+        "kubeconfig": object.pointer("/spec/connection/kubeconfig"),
+        "kubernetesAPIEndpoint": object.pointer("/spec/connection/kubernetesAPIEndpoint"),
+    });
+    let patch = json!({"spec": {"connection": connection}});
     clusters
-        .create(&PostParams::default(), &object)
+        .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
         .await
         .map(drop)
         .map_err(failed)

@@ -1,3 +1,9 @@
-//! The reconcilers against whole control planes.
+//! The reconcilers against whole control planes, with members that are whole or scripted.
 
+#![allow(clippy::unwrap_used)]
+
+mod clusters;
+mod leader;
 mod propagation;
+mod restores;
+mod stage;
