@@ -15,4 +15,5 @@ mod original;
 mod recovery;
 mod restore;
 mod story;
+mod trust;
 mod up;
