@@ -218,9 +218,8 @@ fn under_load(fleet: &Fleet, members: &[&str], changes: &str) {
     let token = token(fleet);
     let said = fleet.folder().join("watched");
     let mut watching = through_host(fleet, "member-1", &token).command();
-    let raw = "/api/v1/namespaces/default/configmaps?watch=true";
     watching
-        .args(["get", "--raw", raw])
+        .args(["get", "configmaps", "--watch", "-o", "name"])
         .stdin(Stdio::null())
         .stdout(std::fs::File::create(&said).unwrap())
         .stderr(Stdio::null());
