@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use kah_api::config::ConfigError;
-use kah_cluster::{Host, Registry};
+use kah_cluster::{Host, Registry, proof::Prover};
 use kah_gateway::{
     AuditLog, Encryption, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits,
     Sessions, Settings,
@@ -34,6 +34,8 @@ use crate::{
 
 /// Between two looks at the configuration's file.
 const LOOK: Duration = Duration::from_millis(500);
+/// Between two looks at whether those whose requests go on still may.
+const JUDGE_STREAMS: Duration = Duration::from_secs(2);
 /// For the first lists of what is watched.
 const SYNC: Duration = Duration::from_secs(60);
 
@@ -132,6 +134,12 @@ async fn serve(
         Arc::clone(&clock),
     )
     .trusting(Arc::clone(&trust));
+    let prover = Prover::new(
+        &configuration,
+        Arc::clone(&users),
+        Arc::clone(&roles),
+        Arc::clone(&clock),
+    );
     let callers = Arc::new(Sessions::new(
         &configuration,
         authentication,
@@ -196,23 +204,22 @@ async fn serve(
         Some(Ok(())) => {}
     }
 
-    let host = host.then(|| Host {
-        client,
-        registry: registry.clone(),
-        clock: Arc::clone(&clock),
-        tasks: tasks.clone(),
-    });
-    if let Some(host) = &host {
-        tasks.spawn(kah_controllers::trust::run(host.clone(), stop.clone()));
-    }
     let gateway = Gateway::new(GatewayParts {
         settings: Settings::from(&configuration),
         callers: callers.clone(),
-        host,
+        host: host.then(|| Host {
+            client,
+            registry: registry.clone(),
+            prover: prover.clone(),
+            clock: Arc::clone(&clock),
+            tasks: tasks.clone(),
+        }),
         registry,
         kube,
         audit: Arc::new(AuditLog),
     });
+    let (judged, judge_stop) = (gateway.clone(), stop.clone());
+    tasks.spawn(async move { judged.end_streams(JUDGE_STREAMS, judge_stop).await });
     let reloading = gateway.clone();
     let follower = Follower {
         path,
@@ -225,6 +232,7 @@ async fn serve(
         let apply = |text: &str| {
             let configuration = crate::process::configuration(text)?;
             callers.reload(&configuration);
+            prover.reload(&configuration);
             reloading.reload(Settings::from(&configuration));
             Ok::<(), ConfigError>(())
         };

@@ -27,6 +27,8 @@ pub enum Command {
     Up(Up),
     /// Run ks-apiserver, host or member as its configuration says
     Apiserver(crate::apiserver::Arguments),
+    /// Run the reconcilers of a host: health of members, their status, automatic restore
+    ControllerManager(crate::controller_manager::Arguments),
     /// Log in to a host and keep the login
     Login {
         /// The host's address, e.g. http://127.0.0.1:30880

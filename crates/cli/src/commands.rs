@@ -160,6 +160,11 @@ pub async fn cluster_show(name: &str, format: Format) -> Result<(), Failure> {
                 ],
                 vec!["Connection".into(), cluster.connection.clone()],
             ];
+            if !cluster.host {
+                let trust = cluster.object.pointer("/spec/trust");
+                let trust = trust.and_then(Value::as_str).unwrap_or("shared-secret");
+                rows.push(vec!["Trust".into(), trust.to_owned()]);
+            }
             let connection = cluster.object.pointer("/spec/connection");
             for (title, field) in [
                 ("Kubernetes API", "kubernetesAPIEndpoint"),

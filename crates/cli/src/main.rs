@@ -5,6 +5,7 @@ mod apiserver;
 mod arguments;
 mod commands;
 mod config_check;
+mod controller_manager;
 mod failure;
 mod hub;
 mod logging;
@@ -50,6 +51,7 @@ async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Up(options) => up::run(options).await,
         Command::Apiserver(arguments) => apiserver::run(arguments).await,
+        Command::ControllerManager(arguments) => controller_manager::run(arguments).await,
         Command::Login {
             address,
             user,

@@ -8,6 +8,7 @@ mod evidence;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use checks::OLDEST;
 pub use checks::examine;
 pub use evidence::{Asked, Evidence, Replicas, Settings, gather};
 pub use kah_api::access::Severity;

@@ -1,6 +1,6 @@
 //! A caller's request on its way to a member.
 
-use std::{error::Error, net::IpAddr, time::Duration};
+use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
@@ -9,6 +9,7 @@ use http::{
 use kah_api::cluster::Trust;
 use kah_iam::federated::MintError;
 use kah_net::{Address, Body, BoxError, Forward, Kind, ProxyError};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     AccessCode, Form, Member, Origin, Readiness, Route, SettingsError, code_of_answer,
@@ -65,6 +66,8 @@ pub struct Hop {
     pub client: Option<IpAddr>,
     /// Whether the answer may be as long in coming as the caller waits: watches, followed logs, and other things without an end.
     pub long_running: bool,
+    /// Ends what goes on when it is cancelled: the caller's credential or right has ended.
+    pub ends: Option<Arc<CancellationToken>>,
 }
 
 /// The code of a relayed refusal, among the extensions of the answer.
@@ -80,6 +83,8 @@ pub enum ForwardError {
     NotReady {
         /// The Cluster's name.
         cluster: String,
+        /// Why, where its condition says so.
+        code: AccessCode,
         /// Reason and message of its condition.
         reason: String,
     },
@@ -135,7 +140,7 @@ impl ForwardError {
     #[must_use]
     pub fn code(&self) -> Option<AccessCode> {
         match self {
-            Self::NotReady { .. } => Some(AccessCode::MemberNotReady),
+            Self::NotReady { code, .. } => Some(*code),
             // What the host holds for the member cannot be used.
             Self::Settings { .. } | Self::Unsigned { .. } => Some(AccessCode::ConfigUnreadable),
             Self::Proxy { source, .. } => code_of_fault(source.kind()),
@@ -221,18 +226,29 @@ impl Member {
         B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let cluster = || self.name.clone();
-        if let Readiness::NotReady { reason, message } = &self.readiness {
-            let reason = if message.is_empty() {
-                reason.clone()
-            } else {
-                message.clone()
-            };
+        if let Readiness::NotReady { reason, message } = &self.readiness
+            && !self.proven.is_recent()
+        {
             return Err(ForwardError::NotReady {
-                cluster: cluster(),
-                reason,
+                cluster: self.name.clone(),
+                code: reason.parse().unwrap_or(AccessCode::MemberNotReady),
+                reason: if message.is_empty() { reason } else { message }.clone(),
             });
         }
+        self.send(request, hop).await
+    }
+
+    /// As [`Member::forward`], also to a member that is said not to be ready: whether it is can only be found out by asking.
+    pub(crate) async fn send<B>(
+        &self,
+        request: Request<B>,
+        hop: Hop,
+    ) -> Result<Response<Body>, ForwardError>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let cluster = || self.name.clone();
         let (route, address) = match &self.route {
             Ok((route, address)) => (route, address),
             Err(source) => {
@@ -284,6 +300,7 @@ impl Member {
             headers,
             client: hop.client,
             answer_within: Some((!hop.long_running).then_some(ANSWER_WITHIN)),
+            ends: hop.ends.clone(),
         };
         let head = request.method() == Method::HEAD;
         let response = route
@@ -342,6 +359,7 @@ impl Member {
         for name in ours {
             parts.headers.remove(name);
         }
+        crate::sandbox::disarm(&mut parts.headers);
         for name in [header::LOCATION, header::CONTENT_LOCATION] {
             let Some(value) = parts.headers.remove(&name) else {
                 continue;

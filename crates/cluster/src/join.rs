@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use kah_api::{cluster::Trust, seed};
 use kube::{
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
     core::DynamicObject,
 };
 use serde::Serialize;
@@ -154,9 +154,7 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
         .await
         .map_err(api("read the identity of the cluster"))?
         .ok_or(JoinError::Silent)?;
-    if let Some(other) = same(host, &uid).await? {
-        return Err(JoinError::Same(other));
-    }
+    refuse_known(host, &uid, None).await?;
     let mut told = None;
     if trust == Trust::Federated && !request.dry_run {
         let patience = trust::Patience::default();
@@ -237,7 +235,8 @@ pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
     left
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether this can be a Cluster's name.
+pub(crate) fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=LONGEST_NAME).contains(&name.len())
         && name.bytes().all(|byte| plain(byte) || byte == b'-')
@@ -245,26 +244,54 @@ fn is_name(name: &str) -> bool {
         && name.bytes().next_back().is_some_and(plain)
 }
 
-/// The cluster of the fleet that has this identity. One that does not answer is taken by what its object says.
-async fn same(host: &Host, uid: &str) -> Result<Option<String>, JoinError> {
+/// Refuses a cluster that is in the fleet already, but for the member named `except`. One that does not answer is taken by what its object says.
+pub(crate) async fn refuse_known(
+    host: &Host,
+    uid: &str,
+    except: Option<&str>,
+) -> Result<(), JoinError> {
     let own = identity(host.client.clone())
         .await
         .map_err(api("read the identity of the host"))?;
     let members = host.registry.members();
     if own == uid {
         let host = members.iter().find(|member| member.is_host());
-        return Ok(Some(host.map_or("host", |member| member.name()).to_owned()));
+        let name = host.map_or("host", |member| member.name());
+        return Err(JoinError::IsHost(name.to_owned()));
     }
+    refuse_known_stored(host, uid, except).await?;
     let asked: Vec<BoxFuture<'static, Option<String>>> = members
         .into_iter()
-        .filter(|member| !member.is_host())
+        .filter(|member| !member.is_host() && Some(member.name()) != except)
         .map(|member| is_it(member, uid.to_owned()).boxed())
         .collect();
     let found: Vec<Option<String>> = futures::stream::iter(asked)
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
-    Ok(found.into_iter().flatten().next())
+    match found.into_iter().flatten().next() {
+        Some(other) => Err(JoinError::Same(other)),
+        None => Ok(()),
+    }
+}
+
+/// The same, by what the Cluster objects say at this moment.
+pub(crate) async fn refuse_known_stored(
+    host: &Host,
+    uid: &str,
+    except: Option<&str>,
+) -> Result<(), JoinError> {
+    let stored = clusters(host.client.clone())
+        .list(&ListParams::default())
+        .await
+        .map_err(api("list the Clusters"))?;
+    let other = stored.items.into_iter().find(|object| {
+        object.data["status"]["uid"] == uid && object.metadata.name.as_deref() != except
+    });
+    match other.and_then(|object| object.metadata.name) {
+        Some(other) => Err(JoinError::Same(other)),
+        None => Ok(()),
+    }
 }
 
 /// The member's name, if this is its identity.

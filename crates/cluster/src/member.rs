@@ -9,7 +9,7 @@ use kah_net::{Address, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
 use serde::Deserialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Kubeconfig, SettingsError};
+use crate::{Kubeconfig, SettingsError, probe::Proven};
 
 /// What annotations of ours begin with.
 const ANNOTATIONS: &str = "hub.kubeaihub.io/";
@@ -59,6 +59,7 @@ pub struct Member {
     pub(crate) kubernetes: Result<Upstream, SettingsError>,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) identity: String,
+    pub(crate) proven: Arc<Proven>,
     pub(crate) trust: Trust,
     pub(crate) signer: Arc<Signer>,
 }
@@ -114,6 +115,12 @@ impl Member {
         jiff::Timestamp::from_second(ends).ok()
     }
 
+    /// Whether the other is the same member, reached with the same connection.
+    #[must_use]
+    pub fn is_reached_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.proven, &other.proven)
+    }
+
     /// An annotation of the Cluster object; those of ours begin with `hub.kubeaihub.io/`.
     #[must_use]
     pub fn annotation(&self, name: &str) -> Option<&str> {
@@ -137,6 +144,8 @@ impl Member {
         Self {
             trust,
             identity: identity.to_owned(),
+            // What it proves is nothing about the member as it is.
+            proven: Arc::default(),
             ..self.clone()
         }
     }
@@ -254,6 +263,7 @@ pub(crate) fn member(
         (None, Some(same)) => (same.route.clone(), same.kubernetes.clone()),
         (None, None) => ways(&connection, shared),
     };
+    let proven = same.map(|same| same.proven.clone()).unwrap_or_default();
     let annotations = object.metadata.annotations.iter().flatten();
     Some(Member {
         // Of those of others there may be any number and size.
@@ -262,6 +272,7 @@ pub(crate) fn member(
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         identity: status.uid,
+        proven,
         trust: spec.trust,
         signer: shared.signer.clone(),
         kubernetes,

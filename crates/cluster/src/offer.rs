@@ -22,11 +22,12 @@ impl Member {
             caller: CallerCredential::Anonymous,
             client: None,
             long_running: false,
+            ends: None,
         };
         let asked = async {
             let request = http::Request::new(kah_net::empty());
             let response = self
-                .forward(request, hop)
+                .send(request, hop)
                 .await
                 .map_err(|error| error.evidence())?;
             let status = response.status();

@@ -32,6 +32,7 @@ struct Inner {
     members: ArcSwap<Members>,
     shared: Shared,
     synced: watch::Sender<bool>,
+    changes: watch::Sender<u64>,
 }
 
 impl Registry {
@@ -61,6 +62,7 @@ impl Registry {
             members: ArcSwap::default(),
             shared,
             synced: watch::channel(false).0,
+            changes: watch::channel(0).0,
         }))
     }
 
@@ -88,6 +90,18 @@ impl Registry {
         let mut members: Vec<_> = self.0.members.load().values().cloned().collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
         members
+    }
+
+    /// Told after every change of any member. Whoever is told looks anew.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.0
+            .changes
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// What is open toward all members together.
@@ -145,6 +159,7 @@ impl Registry {
             }
         }
         self.0.synced.send_replace(true);
+        self.changed();
     }
 
     /// Takes one object as it is now.
@@ -161,6 +176,7 @@ impl Registry {
         let mut members = Members::clone(&before);
         let old = members.insert(member.name.clone(), Arc::new(member.clone()));
         self.0.members.store(Arc::new(members));
+        self.changed();
         // Another object under the same name: nothing of the old one survives. The same object with another connection: what goes on may end by itself.
         if let Some(old) = old.filter(|old| old.uid != member.uid) {
             old.close();
@@ -185,6 +201,7 @@ impl Registry {
         }
         if let Some(old) = members.remove(name) {
             self.0.members.store(Arc::new(members));
+            self.changed();
             old.close();
         }
     }

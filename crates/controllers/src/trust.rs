@@ -30,8 +30,10 @@ pub async fn run(host: Host, stop: CancellationToken) {
 /// The same at another pace.
 pub async fn run_at(host: Host, pace: Pace, stop: CancellationToken) {
     let mut changes = host.registry.signer().changes();
+    let mut refusing = Vec::new();
     loop {
-        let Some(again) = stop.run_until_cancelled(round(&host, &pace)).await else {
+        let round = round(&host, &pace, &mut refusing);
+        let Some(again) = stop.run_until_cancelled(round).await else {
             return;
         };
         tokio::select! {
@@ -43,8 +45,8 @@ pub async fn run_at(host: Host, pace: Pace, stop: CancellationToken) {
     }
 }
 
-/// Looks, acts, and says when to look again.
-async fn round(host: &Host, pace: &Pace) -> SignedDuration {
+/// Looks, acts, and says when to look again. `refusing` are those who kept the next key from signing when somebody looked last.
+async fn round(host: &Host, pace: &Pace, refusing: &mut Vec<String>) -> SignedDuration {
     for member in host.registry.members() {
         if let Err(error) = withdraw_ended(host, &member).await {
             tracing::info!(
@@ -56,10 +58,11 @@ async fn round(host: &Host, pace: &Pace) -> SignedDuration {
     }
     for _ in 0..STEPS {
         match tokio::time::timeout(STEP_WITHIN, step(host, pace)).await {
-            Ok(Ok(Step::Wait(refusing))) => {
-                if !refusing.is_empty() {
-                    tracing::info!(?refusing, "members do not accept the next key yet");
+            Ok(Ok(Step::Wait(now))) => {
+                if !now.is_empty() && now != *refusing {
+                    tracing::warn!(members = ?now, "members do not accept the next key yet");
                 }
+                *refusing = now;
                 return pace.look;
             }
             Ok(Ok(Step::Rest)) => return rest(host, pace),

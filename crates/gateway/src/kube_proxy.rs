@@ -111,15 +111,17 @@ impl KubeProxy {
         })
     }
 
-    /// Sends a caller's request on and relays the answer, both streaming; a failure is told as a Status (differences.md R9).
+    /// Sends a caller's request on and relays the answer, both streaming, until `ends`; a failure is told as a Status (differences.md R9).
     pub async fn forward(
         &self,
         request: Request<Body>,
         target: PathAndQuery,
         client: Option<IpAddr>,
+        ends: Option<Arc<CancellationToken>>,
     ) -> Result<Response, Status> {
         let mut forward = Forward::new(target);
         forward.client = client;
+        forward.ends = ends;
         forward.headers = self.headers().await?;
         match self.upstream.send(request, forward).await {
             Ok(response) => Ok(response.map(Body::new)),

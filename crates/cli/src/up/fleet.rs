@@ -233,6 +233,7 @@ impl Fleet {
             .iter()
             .map(|running| rolled_out(running.cluster.client()));
         futures::future::join_all(deployments).await;
+        self.none_is_said_not_to_be_ready().await;
         // The node port follows the endpoints a moment later.
         let Ok(hub) = crate::hub::Hub::new(&self.address(), None) else {
             return;
@@ -243,6 +244,30 @@ impl Fleet {
             .is_ok_and(|answer| answer.status.is_success())
         {
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The host's controllers may have found a member that was starting still; they tell a moment later that it is there.
+    async fn none_is_said_not_to_be_ready(&self) {
+        let Some((host, members)) = self.clusters.split_first() else {
+            return;
+        };
+        let clusters = kah_cluster::clusters(host.cluster.client());
+        for member in members {
+            let not_ready = || async {
+                let object = clusters.get_opt(&member.place.name).await.ok().flatten();
+                let conditions = object.and_then(|mut object| {
+                    Some(object.data.pointer_mut("/status/conditions")?.take())
+                });
+                let conditions = conditions.as_ref().and_then(Value::as_array);
+                conditions
+                    .into_iter()
+                    .flatten()
+                    .any(|it| it["type"] == "Ready" && it["status"] == "False")
+            };
+            while not_ready().await {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
         }
     }
 
@@ -319,6 +344,7 @@ impl Plan<'_> {
             password_hash: &self.password_hash,
             node_port,
         });
+        seed::name(&mut options.objects, name);
         if role == Role::Host {
             options.objects.extend(self.certificate.clone());
         }
@@ -443,16 +469,23 @@ async fn adjust_host(client: &kube::Client, node_port: u16) -> Result<(), Failur
 /// Only Pods of exactly this program's image run here: after an upgrade the Deployment follows.
 async fn adjust_image(client: kube::Client) -> Result<(), Failure> {
     let deployments: Api<Deployment> = Api::namespaced(client, seed::NAMESPACE);
+    for name in [seed::SERVER, seed::CONTROLLERS] {
+        adjust_deployment(&deployments, name).await?;
+    }
+    Ok(())
+}
+
+async fn adjust_deployment(deployments: &Api<Deployment>, name: &str) -> Result<(), Failure> {
     let image = image();
     let failed = |error| {
         Failure::new(
-            format!("give Deployment ks-apiserver the image {image}"),
+            format!("give Deployment {name} the image {image}"),
             "Look at the Deployment with kubectl, or start anew with another --data-dir.",
         )
         .because(error)
     };
-    let Some(deployment) = deployments.get_opt(seed::SERVER).await.map_err(failed)? else {
-        // Whoever deleted it meant it.
+    let Some(deployment) = deployments.get_opt(name).await.map_err(failed)? else {
+        // A member has no reconcilers; and whoever deleted something meant it.
         return Ok(());
     };
     let pod = deployment.spec.and_then(|spec| spec.template.spec);
@@ -463,13 +496,10 @@ async fn adjust_image(client: kube::Client) -> Result<(), Failure> {
     {
         return Ok(());
     }
-    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": seed::SERVER, "image": image}]}}}});
+    let patch =
+        json!({"spec": {"template": {"spec": {"containers": [{"name": name, "image": image}]}}}});
     deployments
-        .patch(
-            seed::SERVER,
-            &PatchParams::default(),
-            &Patch::Strategic(patch),
-        )
+        .patch(name, &PatchParams::default(), &Patch::Strategic(patch))
         .await
         .map(drop)
         .map_err(failed)

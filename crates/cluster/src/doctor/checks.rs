@@ -8,7 +8,7 @@ use crate::{AccessCode, Answer, SettingsError, code_of_fault};
 /// A credential that ends sooner is reported.
 const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// The oldest Kubernetes that is supported.
-const OLDEST: (u32, u32) = (1, 20);
+pub(crate) const OLDEST: (u32, u32) = (1, 20);
 
 /// What is wrong: the cause alone, not what follows from it; beside it only a credential that ends soon. None: all is well.
 #[must_use]

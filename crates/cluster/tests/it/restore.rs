@@ -17,6 +17,7 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kah_api::seed::{self, Role, Seed};
 use kah_cluster::{
     CallerCredential, Host,
+    proof::Prover,
     restore::{Outcome, Patience, Report, Request, RestoreError, Step, restore},
 };
 use kah_iam::Clock;
@@ -32,7 +33,7 @@ use crate::member::{self, Member, Seen};
 const SECRET: &str = "secret of the host";
 
 /// A clock that is set by hand.
-struct Hands(AtomicI64);
+pub struct Hands(pub AtomicI64);
 
 impl Clock for Hands {
     fn now(&self) -> Timestamp {
@@ -59,7 +60,7 @@ struct Stage {
     _reader: tokio_util::task::AbortOnDropHandle<()>,
 }
 
-async fn plane(role: Role, secret: &str, age: &str) -> Cluster {
+pub async fn plane(role: Role, secret: &str, age: &str) -> Cluster {
     let mut options = Options::new("plane");
     options.controllers = false;
     options.crds = kah_api::definition::all()
@@ -150,6 +151,7 @@ impl Stage {
             host: Host {
                 client: planes[0].client(),
                 registry,
+                prover: Prover::without_key(Arc::default(), Arc::default(), clock.clone()),
                 clock: clock.clone(),
                 tasks: TaskTracker::new(),
             },

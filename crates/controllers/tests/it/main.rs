@@ -1,6 +1,6 @@
-//! Reconcilers at work, on embedded control planes.
+//! The reconcilers against whole control planes.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-mod stage;
+mod propagation;
 mod trust;

@@ -1,5 +1,7 @@
 //! Trust moves and keys change, and nobody who asks notices.
 
+mod stage;
+
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -21,7 +23,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::stage::{Load, SECRET, Stage, clusters, eventually, until};
+use stage::{Load, SECRET, Stage, clusters, eventually, until};
 
 fn fast() -> Pace {
     Pace {

@@ -22,6 +22,7 @@ use kah_api::{
 };
 use kah_cluster::{
     CallerCredential, Form, Hop, Host, Registry,
+    proof::Prover,
     trust::{Patience, Report, Request, TrustError, move_to},
 };
 use kah_iam::{
@@ -255,6 +256,7 @@ impl Stage {
             host: Host {
                 client: plane.client(),
                 registry,
+                prover: Prover::new(&read, users(), Arc::default(), clock.clone()),
                 clock,
                 tasks,
             },
@@ -301,6 +303,7 @@ impl Stage {
             caller: self.caller(),
             client: None,
             long_running: target.contains("watch"),
+            ends: None,
         }
     }
 

@@ -1,0 +1,3 @@
+//! The way to members that dial out to their host.
+
+pub mod authority;
