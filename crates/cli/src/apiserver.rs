@@ -10,7 +10,11 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use kah_api::config::ConfigError;
-use kah_cluster::{Host, Registry, proof::Prover};
+use kah_cluster::{
+    Host, Registry,
+    proof::Prover,
+    tunnel::{TunnelLimits, Tunnels},
+};
 use kah_gateway::{
     AuditLog, Encryption, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits,
     Sessions, Settings,
@@ -63,6 +67,12 @@ pub struct Arguments {
     /// How to reach the kube-apiserver [default: as a Pod does]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// The address by which other replicas reach this one [default: the one that leads to the kube-apiserver]
+    #[arg(long, value_name = "IP", env = "POD_IP")]
+    pub advertise_address: Option<IpAddr>,
+    /// The name of this replica, unlike that of any other [default: one made up]
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub replica_name: Option<String>,
     /// How much is logged: 4 adds requests, 8 everything
     #[arg(short = 'v', long = "v", default_value_t = 0)]
     pub verbosity: u8,
@@ -111,6 +121,7 @@ async fn serve(
     let listener = listener(&args, &root)?;
 
     let kube = kube_config(args.kubeconfig.as_deref(), &root).await?;
+    let kube_url = kube.cluster_url.clone();
     let client =
         kube::Client::try_from(kube.clone()).context("prepare the client of the kube-apiserver")?;
     // Requests that are under way may end in the time that the listener gives them; only then are the connections behind them closed.
@@ -118,11 +129,13 @@ async fn serve(
     let kube = KubeProxy::new(&kube, Limits::default(), connections.clone(), tasks.clone())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let signer = Arc::new(Signer::new(Arc::clone(&clock)));
-    let registry = Registry::with_signer(
+    let tunnels = Tunnels::new(TunnelLimits::default(), connections.clone(), tasks.clone());
+    let registry = Registry::over(
         Limits::default(),
+        tunnels,
+        Arc::clone(&signer),
         connections.clone(),
         tasks.clone(),
-        Arc::clone(&signer),
     );
     let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
     let cache = Arc::new(MemoryCache::new(Arc::clone(&clock)));
@@ -204,6 +217,11 @@ async fn serve(
         Some(Ok(())) => {}
     }
 
+    let (tunnels, tunnel_client, tunnel_clock) = (
+        registry.tunnels().clone(),
+        client.clone(),
+        Arc::clone(&clock),
+    );
     let gateway = Gateway::new(GatewayParts {
         settings: Settings::from(&configuration),
         callers: callers.clone(),
@@ -244,6 +262,26 @@ async fn serve(
         .await
         .with_context(|| format!("listen on {listener}"))?;
     tracing::info!("Start listening on {}", listener.local_addr()?);
+    if host {
+        let advertised = match args.advertise_address {
+            Some(ip) => ip,
+            None => own_address(&kube_url).await?,
+        };
+        let scheme = match encryption {
+            Encryption::Tls(_) => "https",
+            _ => "http",
+        };
+        let at = SocketAddr::new(advertised, listener.local_addr()?.port());
+        let name = args
+            .replica_name
+            .unwrap_or_else(|| format!("ks-apiserver-{:08x}", rand::random::<u32>()));
+        tasks.spawn(async move {
+            let address = Some(format!("{scheme}://{at}"));
+            tunnels
+                .run(tunnel_client, tunnel_clock, name, address)
+                .await;
+        });
+    }
     let ended = kah_gateway::serve(
         listener,
         encryption,
@@ -254,6 +292,26 @@ async fn serve(
     .await;
     connections.cancel();
     ended.context("serve")
+}
+
+/// The address of this machine or Pod on the way to the kube-apiserver, by which others of the cluster reach it too. Nothing is sent.
+async fn own_address(kube: &http::Uri) -> anyhow::Result<IpAddr> {
+    let trying = "find out the own address; give it with --advertise-address";
+    let host = kube.host().context(trying)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let to = tokio::net::lookup_host((host, kube.port_u16().unwrap_or(443)))
+        .await
+        .context(trying)?
+        .next()
+        .context(trying)?;
+    let any: SocketAddr = if to.is_ipv4() {
+        (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = tokio::net::UdpSocket::bind(any).await.context(trying)?;
+    socket.connect(to).await.context(trying)?;
+    Ok(socket.local_addr().context(trying)?.ip())
 }
 
 fn listener(args: &Arguments, root: &Path) -> anyhow::Result<(SocketAddr, Encryption)> {

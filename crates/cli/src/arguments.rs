@@ -29,6 +29,8 @@ pub enum Command {
     Apiserver(crate::apiserver::Arguments),
     /// Run the reconcilers of a host: health of members, their status, automatic restore
     ControllerManager(crate::controller_manager::Arguments),
+    /// Run a member's end of the tunnels: dial the host and lead its requests to this cluster
+    Agent(crate::agent::Arguments),
     /// Log in to a host and keep the login
     Login {
         /// The host's address, e.g. http://127.0.0.1:30880
@@ -67,6 +69,12 @@ pub enum Command {
     RestoreAccess {
         /// The member
         cluster: String,
+        /// A kubeconfig of the member that takes the place of the stored one
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// SHA-256 fingerprint of the member's new certificate authority, which is trusted from now on
+        #[arg(long, value_name = "FINGERPRINT", conflicts_with = "kubeconfig")]
+        accept_ca: Option<String>,
         /// Show what would change, and change nothing
         #[arg(long)]
         dry_run: bool,

@@ -10,7 +10,11 @@ use kah_api::{
     config::{ConfigError, Configuration},
     seed,
 };
-use kah_cluster::{Host, Registry, proof::Prover};
+use kah_cluster::{
+    Host, Registry,
+    proof::Prover,
+    tunnel::{TunnelLimits, Tunnels},
+};
 use kah_controllers::{Leader, Metrics, Settings, leader::Pace};
 use kah_gateway::{Follower, ReloadCounters};
 use kah_iam::{
@@ -129,11 +133,12 @@ async fn work(
             .await;
     });
 
+    let name = format!("{}-{:016x}", host_name(), rand::random::<u64>());
     let leader = Leader::new(
         client.clone(),
         seed::NAMESPACE,
         LEASE,
-        format!("{}_{:016x}", host_name(), rand::random::<u64>()),
+        name.clone(),
         Pace::default(),
     );
     let kubeconfig = own_kubeconfig(&kube);
@@ -147,8 +152,10 @@ async fn work(
         let end = stop.child_token();
         let (client, prover, metrics) = (client.clone(), prover.clone(), metrics.clone());
         let (users, roles, clock) = (users.clone(), roles.clone(), clock.clone());
+        let name = name.clone();
         let led = leader.lead(&end, |end| async move {
             let work = Work {
+                name,
                 client,
                 prover,
                 users,
@@ -201,6 +208,8 @@ fn settings(configuration: &Configuration, kubeconfig: &str) -> Settings {
 
 /// What one time of being the leader needs.
 struct Work {
+    /// Unlike that of any other process of the host.
+    name: String,
     client: kube::Client,
     prover: Prover,
     users: Arc<Users>,
@@ -219,12 +228,20 @@ impl Work {
         let stop = stop.child_token();
         let tasks = TaskTracker::new();
         let signer = Arc::new(Signer::new(Arc::clone(&self.clock)));
-        let registry = Registry::with_signer(
+        let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
+        let registry = Registry::over(
             Limits::default(),
+            tunnels.clone(),
+            Arc::clone(&signer),
             stop.clone(),
             tasks.clone(),
-            Arc::clone(&signer),
         );
+        // Agents dial ks-apiserver; through it this process reaches their clusters too.
+        let (tunnel_client, tunnel_clock, name) =
+            (self.client.clone(), Arc::clone(&self.clock), self.name);
+        tasks.spawn(async move {
+            tunnels.run(tunnel_client, tunnel_clock, name, None).await;
+        });
         let (users_listed, users_are) = oneshot::channel::<()>();
         let (roles_listed, roles_are) = oneshot::channel::<()>();
         // The receivers may have given up; then nobody waits.

@@ -1,6 +1,7 @@
 //! `kah`, the program: reads what was typed, lets the rooms do it, prints.
 
 mod access;
+mod agent;
 mod apiserver;
 mod arguments;
 mod commands;
@@ -52,6 +53,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Up(options) => up::run(options).await,
         Command::Apiserver(arguments) => apiserver::run(arguments).await,
         Command::ControllerManager(arguments) => controller_manager::run(arguments).await,
+        Command::Agent(arguments) => agent::run(arguments).await,
         Command::Login {
             address,
             user,
@@ -84,12 +86,16 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Doctor { clusters, output } => commands::doctor(&clusters, output.output).await,
         Command::RestoreAccess {
             cluster,
+            kubeconfig,
+            accept_ca,
             dry_run,
             yes,
             output,
         } => {
             restore_access::run(&restore_access::Options {
                 cluster,
+                kubeconfig,
+                accept_ca,
                 dry_run,
                 yes,
                 format: output.output,

@@ -9,10 +9,18 @@ use kah_net::{Address, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
 use serde::Deserialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Kubeconfig, SettingsError, probe::Proven};
+use crate::{
+    Kubeconfig, SettingsError,
+    doctor::Expiry,
+    probe::Proven,
+    tunnel::{Target, Tunnels},
+};
 
 /// What annotations of ours begin with.
 const ANNOTATIONS: &str = "hub.kubeaihub.io/";
+/// What the servers at the end of a tunnel are called in `Host` and in messages.
+const KS_APISERVER: &str = "ks-apiserver.kubesphere-system.svc";
+const KUBE_APISERVER: &str = "kubernetes.default.svc";
 
 /// Whether requests are sent to a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +43,8 @@ pub enum Route {
     ServiceProxy(Upstream),
     /// Straight to its ks-apiserver (multicluster.md §7.4).
     Endpoint(Upstream),
+    /// To its ks-apiserver, through a tunnel that its agent holds with this host.
+    Tunnel(Upstream),
 }
 
 impl Route {
@@ -42,7 +52,9 @@ impl Route {
     #[must_use]
     pub fn upstream(&self) -> &Upstream {
         match self {
-            Self::ServiceProxy(upstream) | Self::Endpoint(upstream) => upstream,
+            Self::ServiceProxy(upstream) | Self::Endpoint(upstream) | Self::Tunnel(upstream) => {
+                upstream
+            }
         }
     }
 }
@@ -105,14 +117,16 @@ impl Member {
         self.kubernetes.as_ref().map(crate::kubernetes::client)
     }
 
-    /// When the client certificate of the stored kubeconfig ends, where it has one.
+    /// When the stored credential ends, where it has an end: a client certificate, or a service account's token.
+    #[must_use]
+    pub fn credential(&self) -> Option<Expiry> {
+        self.connection.kubeconfig().ok()?.expiry
+    }
+
+    /// When the stored credential ends, where it has an end.
     #[must_use]
     pub fn certificate_ends(&self) -> Option<jiff::Timestamp> {
-        let kubeconfig = self.connection.kubeconfig().ok()?;
-        let chain = kubeconfig.tls.client_certificate?.chain;
-        let (_, pem) = x509_parser::pem::parse_x509_pem(&chain).ok()?;
-        let ends = pem.parse_x509().ok()?.validity().not_after.timestamp();
-        jiff::Timestamp::from_second(ends).ok()
+        self.credential().map(|credential| credential.ends)
     }
 
     /// Whether the other is the same member, reached with the same connection.
@@ -150,6 +164,23 @@ impl Member {
         }
     }
 
+    /// The stored kubeconfig, as it was written.
+    pub(crate) fn stored_yaml(&self) -> Result<Vec<u8>, SettingsError> {
+        self.connection.yaml()
+    }
+
+    /// The stored kubeconfig as it is understood, and where the kube-apiserver is.
+    pub(crate) fn stored(&self) -> Result<(Kubeconfig, Address), SettingsError> {
+        let kubeconfig = self.connection.kubeconfig()?;
+        let address = self.connection.address(&kubeconfig)?;
+        Ok((kubeconfig, address))
+    }
+
+    /// Whether both are reached in the same way.
+    pub(crate) fn has_connection_of(&self, other: &Self) -> bool {
+        self.connection == other.connection
+    }
+
     /// Ends at once everything that goes on with it.
     pub(crate) fn close(&self) {
         if let Ok((route, _)) = &self.route {
@@ -166,6 +197,7 @@ impl Member {
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) gauges: Arc<Gauges>,
+    pub(crate) tunnels: Tunnels,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) signer: Arc<Signer>,
@@ -184,14 +216,30 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn kubeconfig(&self) -> Result<Kubeconfig, SettingsError> {
+    /// Whether the member's agent dials us: a proxied cluster of the original has an endpoint on this side.
+    fn is_tunnel(&self) -> bool {
+        self.r#type == "proxy" && self.kubesphere.is_empty()
+    }
+
+    fn yaml(&self) -> Result<Vec<u8>, SettingsError> {
         if self.kubeconfig.is_empty() {
             return Err(SettingsError::Missing);
         }
-        let yaml = STANDARD
+        STANDARD
             .decode(self.kubeconfig.trim())
-            .map_err(|_| SettingsError::Unreadable("it is not base64".into()))?;
-        Kubeconfig::read(&yaml)
+            .map_err(|_| SettingsError::Unreadable("it is not base64".into()))
+    }
+
+    fn kubeconfig(&self) -> Result<Kubeconfig, SettingsError> {
+        Kubeconfig::read(&self.yaml()?)
+    }
+
+    /// Where the kube-apiserver is: what the Cluster says goes before what the kubeconfig says.
+    fn address(&self, kubeconfig: &Kubeconfig) -> Result<Address, SettingsError> {
+        if self.kubernetes.is_empty() {
+            return Ok(kubeconfig.server.clone());
+        }
+        endpoint("spec.connection.kubernetesAPIEndpoint", &self.kubernetes)
     }
 }
 
@@ -261,6 +309,7 @@ pub(crate) fn member(
     let (route, kubernetes) = match (unreadable, same) {
         (Some(error), _) => (Err(error.clone()), Err(error)),
         (None, Some(same)) => (same.route.clone(), same.kubernetes.clone()),
+        (None, None) if connection.is_tunnel() => tunnelled(&uid, &connection, shared),
         (None, None) => ways(&connection, shared),
     };
     let proven = same.map(|same| same.proven.clone()).unwrap_or_default();
@@ -318,6 +367,35 @@ fn ways(
     (route, kubernetes.map(|(upstream, _)| upstream))
 }
 
+/// Both ways through the tunnels of this Cluster object; a kubeconfig that somebody stored still leads to the kube-apiserver.
+fn tunnelled(
+    uid: &str,
+    connection: &Connection,
+    shared: &Shared,
+) -> (
+    Result<(Route, Address), SettingsError>,
+    Result<Upstream, SettingsError>,
+) {
+    let through = |target: Target, host: &str| {
+        let address = Address {
+            tls: false,
+            host: host.to_owned(),
+            port: 80,
+        };
+        let mut settings = settings(address.clone(), TlsSettings::default(), shared);
+        settings.dial = Some(shared.tunnels.dialler(uid, target));
+        Ok((upstream(settings)?, address))
+    };
+    let route = through(Target::KsApiserver, KS_APISERVER)
+        .map(|(upstream, address)| (Route::Tunnel(upstream), address));
+    let kubernetes = if connection.kubeconfig.is_empty() {
+        through(Target::KubeApiserver, KUBE_APISERVER)
+    } else {
+        kubernetes(connection, shared)
+    };
+    (route, kubernetes.map(|(upstream, _)| upstream))
+}
+
 fn is_of_tls(error: &SettingsError) -> bool {
     matches!(error, SettingsError::Upstream(_))
 }
@@ -327,14 +405,7 @@ fn kubernetes(
     shared: &Shared,
 ) -> Result<(Upstream, Address), SettingsError> {
     let kubeconfig = connection.kubeconfig()?;
-    let address = if connection.kubernetes.is_empty() {
-        kubeconfig.server
-    } else {
-        endpoint(
-            "spec.connection.kubernetesAPIEndpoint",
-            &connection.kubernetes,
-        )?
-    };
+    let address = connection.address(&kubeconfig)?;
     let mut settings = settings(address.clone(), kubeconfig.tls, shared);
     settings.credential = kubeconfig.credential;
     Ok((upstream(settings)?, address))

@@ -17,6 +17,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     host::clusters,
     member::{Member, Shared, member},
+    retry::{Pauses, Retry},
+    tunnel::{TunnelLimits, Tunnels},
 };
 
 type Members = HashMap<String, Arc<Member>>;
@@ -40,20 +42,23 @@ impl Registry {
     #[must_use]
     pub fn new(limits: Limits, stop: CancellationToken, tasks: TaskTracker) -> Self {
         let clock = Arc::new(SystemClock::default());
-        Self::with_signer(limits, stop, tasks, Arc::new(Signer::new(clock)))
+        let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
+        Self::over(limits, tunnels, Arc::new(Signer::new(clock)), stop, tasks)
     }
 
-    /// The same, with the one who mints tokens for federated members.
+    /// An empty registry over these tunnels, with the one who mints tokens for federated members.
     #[must_use]
-    pub fn with_signer(
+    pub fn over(
         limits: Limits,
+        tunnels: Tunnels,
+        signer: Arc<Signer>,
         stop: CancellationToken,
         tasks: TaskTracker,
-        signer: Arc<Signer>,
     ) -> Self {
         let shared = Shared {
             limits,
             gauges: Arc::new(Gauges::default()),
+            tunnels,
             stop,
             tasks,
             signer,
@@ -104,6 +109,12 @@ impl Registry {
             .send_modify(|count| *count = count.wrapping_add(1));
     }
 
+    /// The tunnels that members hold with this host.
+    #[must_use]
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.0.shared.tunnels
+    }
+
     /// What is open toward all members together.
     #[must_use]
     pub fn open(&self) -> Open {
@@ -119,7 +130,8 @@ impl Registry {
 
     /// Follows the Cluster objects until the registry's `stop`. Failures are retried with growing pauses; meanwhile the last known state serves.
     pub async fn follow(&self, client: Client) {
-        let events = watcher(clusters(client), watcher::Config::default()).default_backoff();
+        let events = watcher(clusters(client), watcher::Config::default())
+            .backoff(Pauses::of(Retry::TRANSIENT));
         let events = events.take_until(self.0.shared.stop.cancelled());
         pin_mut!(events);
         let mut listed: Option<Vec<DynamicObject>> = None;
@@ -155,7 +167,7 @@ impl Registry {
         self.0.members.store(members.clone());
         for old in before.values() {
             if members.get(&old.name).is_none_or(|new| new.uid != old.uid) {
-                old.close();
+                self.forget(old);
             }
         }
         self.0.synced.send_replace(true);
@@ -179,7 +191,7 @@ impl Registry {
         self.changed();
         // Another object under the same name: nothing of the old one survives. The same object with another connection: what goes on may end by itself.
         if let Some(old) = old.filter(|old| old.uid != member.uid) {
-            old.close();
+            self.forget(&old);
         }
     }
 
@@ -202,7 +214,13 @@ impl Registry {
         if let Some(old) = members.remove(name) {
             self.0.members.store(Arc::new(members));
             self.changed();
-            old.close();
+            self.forget(&old);
         }
+    }
+
+    /// Nothing that goes on with a Cluster object survives it, its tunnels least of all.
+    fn forget(&self, member: &Member) {
+        member.close();
+        self.0.shared.tunnels.close(&member.uid);
     }
 }

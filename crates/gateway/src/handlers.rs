@@ -64,6 +64,7 @@ impl Inner {
                 let answered = self.rotate(&by).await;
                 or_status(&arrived, answered)
             }
+            Endpoint::HubTunnel => self.tunnel(&mut arrived),
             Endpoint::Logout => oauth::logout(&*self.callers, arrived).await,
         }
     }

@@ -28,6 +28,7 @@ pub enum Endpoint {
     HubTrust,
     HubMoveTrust,
     HubRotate,
+    HubTunnel,
 }
 
 /// A row of the table.
@@ -155,6 +156,11 @@ pub const ROUTES: &[Route] = &[
             "/kapis/hub.kubeaihub.io/v1/trust/rotate",
             Endpoint::HubRotate,
         )
+    },
+    // Agents and replicas prove who they are inside: with a certificate, and only after the upgrade.
+    Route {
+        json: false,
+        ..get(kah_cluster::tunnel::PATH, Endpoint::HubTunnel)
     },
 ];
 

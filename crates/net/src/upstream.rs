@@ -21,7 +21,7 @@ use rustls::pki_types::ServerName;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Address, Body, BoxError, Gauges, Kind, Open, ProxyError, TlsSettings,
+    Address, Body, BoxError, Dial, Gauges, Kind, Open, ProxyError, TlsSettings,
     body::{Inbound, Outbound, closed},
     connect::Connector,
     gauge::Counted,
@@ -97,6 +97,8 @@ impl Credential {
 pub struct UpstreamSettings {
     /// Where it listens.
     pub address: Address,
+    /// Makes the connections, where TCP to the address does not; the address then names the upstream and stands in `Host`.
+    pub dial: Option<Arc<dyn Dial>>,
     /// How it is verified; not used where the address speaks no TLS.
     pub tls: TlsSettings,
     /// What we show it on every request.
@@ -117,6 +119,7 @@ impl UpstreamSettings {
     pub fn new(address: Address) -> Self {
         Self {
             address,
+            dial: None,
             tls: TlsSettings::default(),
             credential: None,
             limits: Limits::default(),
@@ -240,6 +243,7 @@ impl Upstream {
     pub fn new(settings: UpstreamSettings) -> Result<Self, ProxyError> {
         let UpstreamSettings {
             address,
+            dial,
             tls,
             credential,
             limits,
@@ -254,6 +258,7 @@ impl Upstream {
         let scheme = if address.tls { "https" } else { "http" };
         let either = Connector {
             address: Arc::new(address),
+            dial,
             name: name.clone(),
             tls: None,
             limits,

@@ -5,6 +5,7 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, StatusCode, header, uri::PathAndQuery};
 use http_body_util::{BodyExt, Limited};
 use k8s_openapi::{
@@ -288,8 +289,10 @@ async fn ask<T: DeserializeOwned>(
     let answered = async {
         let answer = upstream.send(request, forward).await.map_err(unreachable)?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
-            .collect()
+        // In a box of its own, without which the compiler does not see that the whole may be sent between threads.
+        let body: BoxFuture<'static, _> =
+            Box::pin(Limited::new(answer.into_body(), LARGEST_ANSWER).collect());
+        let body = body
             .await
             .map_err(|_| AgentError::Answer("it broke off, or is too large"))?
             .to_bytes();

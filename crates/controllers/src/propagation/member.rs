@@ -137,7 +137,7 @@ impl Worker {
     }
 
     fn pause(&self, look: Duration) -> Duration {
-        spread(self.pace.look, (self.pace.chance)()).max(look * self.pace.rest)
+        spread(self.pace.look, 50, (self.pace.chance)()).max(look * self.pace.rest)
     }
 
     async fn client(&self) -> Result<Client, Stuck> {

@@ -32,6 +32,7 @@ fn fast() -> Pace {
         linger: SignedDuration::from_millis(1500),
         look: SignedDuration::from_millis(50),
         rest: SignedDuration::from_millis(200),
+        grace: SignedDuration::from_millis(600),
     }
 }
 
@@ -318,6 +319,8 @@ async fn what_was_deleted_on_a_member_is_told_again() {
         dry_run: true,
         proof: stage.caller(),
         patience: Default::default(),
+        kubeconfig: None,
+        accept_ca: None,
     };
     let mut observer = |_: &_| std::ops::ControlFlow::Continue(());
     let planned = kah_cluster::restore::restore(&stage.host, &request, &mut observer)

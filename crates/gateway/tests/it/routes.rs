@@ -47,6 +47,8 @@ const EXPECTED: &[(&str, u16, u16)] = &[
     ),
     (TRUST, 403, 403),
     ("/kapis/hub.kubeaihub.io/v1/trust/rotate", 403, 403),
+    // This server holds no tunnels.
+    ("/kapis/hub.kubeaihub.io/v1/tunnel", 404, 404),
 ];
 
 /// A member tells it to anyone; a host does not.

@@ -8,6 +8,7 @@ mod member;
 mod faults;
 mod headers;
 mod streams;
+mod tunnel;
 mod upgrades;
 
 use std::{future::Future, sync::Arc, time::Duration};

@@ -24,6 +24,7 @@ use kah_cluster::{
     CallerCredential, Form, Hop, Host, Registry,
     proof::Prover,
     trust::{Patience, Report, Request, TrustError, move_to},
+    tunnel::{TunnelLimits, Tunnels},
 };
 use kah_iam::{
     Authentication, Clock, HostTrust, MemoryCache, Signer, TokenType, Tokens, Users,
@@ -224,11 +225,13 @@ impl Stage {
             members.push(place);
         }
         let signer = Arc::new(Signer::new(clock.clone()));
-        let registry = Registry::with_signer(
+        let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
+        let registry = Registry::over(
             Limits::default(),
+            tunnels,
+            signer.clone(),
             stop.clone(),
             tasks.clone(),
-            signer.clone(),
         );
         {
             let (registry, client) = (registry.clone(), plane.client());
