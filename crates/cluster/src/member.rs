@@ -158,6 +158,8 @@ impl Member {
         Self {
             trust,
             identity: identity.to_owned(),
+            // What it proves is nothing about the member as it is.
+            proven: Arc::default(),
             ..self.clone()
         }
     }

@@ -232,7 +232,7 @@ pub struct Report {
     pub restarted: bool,
 }
 
-/// Moves a member to a trust, while requests go on. Asked for what is already so, it sees to it that it really is.
+/// Moves a member to a trust, while requests go on. A member that is federated already is told the keys again.
 ///
 /// # Errors
 /// [`TrustError`]; the member is known to accept what it accepted before then.

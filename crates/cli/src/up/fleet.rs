@@ -81,17 +81,13 @@ impl Fleet {
             .map(|number| format!("member-{number}"))
             .collect();
         let trusts = trust::of_members(&host.cluster.client(), &names, trust).await?;
-        let own = random_text(32);
-        let secrets: BTreeMap<&String, String> = names
-            .iter()
-            .map(|name| match trusts.get(name) {
-                Some(Trust::Federated) => (name, random_text(32)),
-                _ => (name, secret.clone()),
-            })
-            .collect();
         let started = futures::future::join_all(names.iter().map(|name| {
-            let secret = secrets.get(name).unwrap_or(&own);
-            plan.start(name, Role::Member, secret, None)
+            let secret = match trusts.get(name) {
+                Some(Trust::Federated) => random_text(32),
+                _ => secret.clone(),
+            };
+            let plan = &plan;
+            async move { plan.start(name, Role::Member, &secret, None).await }
         }))
         .await;
         let mut fleet = Fleet {

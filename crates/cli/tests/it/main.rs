@@ -17,4 +17,5 @@ mod original;
 mod recovery;
 mod restore;
 mod story;
+mod trust;
 mod up;

@@ -7,3 +7,6 @@ mod leader;
 mod propagation;
 mod restores;
 mod stage;
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod trust;
