@@ -106,7 +106,15 @@ fn causes_on_the_way_to_a_member_are_named() {
     ] {
         ok(&kubectl, &arguments.split(' ').collect::<Vec<_>>());
     }
-    let weak = ok(&kubectl, &["create", "token", "weak", "-n", "default"]);
+    let create = [
+        "create",
+        "token",
+        "weak",
+        "-n",
+        "default",
+        "--duration=2160h",
+    ];
+    let weak = ok(&kubectl, &create);
 
     let other = value(&host, "certificate-authority-data");
     for (name, kubeconfig, server, code) in [

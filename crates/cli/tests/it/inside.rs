@@ -124,10 +124,12 @@ async fn serve(
         client.clone(),
         users,
         stop.clone(),
-        move || drop(users_listed.send(())),
+        move || {
+            let _ = users_listed.send(());
+        },
     ));
     tasks.spawn(follow_roles(client, roles, stop.clone(), move || {
-        drop(roles_listed.send(()))
+        let _ = roles_listed.send(());
     }));
     users_are.await.unwrap();
     roles_are.await.unwrap();
