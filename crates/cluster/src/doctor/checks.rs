@@ -81,7 +81,7 @@ fn explained(mut finding: Finding, evidence: &Evidence) -> Finding {
     }
     finding.consequence =
         "The connection that is stored for the member cannot be used, so nobody reaches it through the host.".into();
-    finding.repairable = finding.repair.is_some();
+    finding.repairable = false;
     finding
 }
 
