@@ -11,6 +11,7 @@ mod stages;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use checks::OLDEST;
 pub use checks::examine;
 pub use evidence::{Asked, Evidence, Read, Replicas, Secret, Settings, gather};
 pub use expiry::Expiry;
@@ -49,6 +50,9 @@ pub struct Finding {
 #[must_use]
 pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
     let remedy = code.remedy();
+    if code == AccessCode::SignatureInvalid && AccessCode::is_about_keys(evidence) {
+        return untold(cluster, evidence);
+    }
     let repair = repair(cluster, code, evidence);
     Finding {
         cluster: cluster.to_owned(),
@@ -133,5 +137,21 @@ pub fn report(evidence: &Evidence) -> Report {
             _ => None,
         },
         server: evidence.server.clone(),
+    }
+}
+
+/// A member that does not know the host's keys, of which no secret in its configuration is the cause.
+fn untold(cluster: &str, evidence: &str) -> Finding {
+    Finding {
+        cluster: cluster.to_owned(),
+        code: AccessCode::SignatureInvalid,
+        severity: AccessCode::SignatureInvalid.severity(),
+        evidence: evidence.to_owned(),
+        consequence: "The member does not know the keys by which this host signs for it, so it refuses everyone who comes through the host."
+            .to_owned(),
+        remedy: format!("Tell it the keys again with `kah restore-access {cluster}`."),
+        commands: vec![format!("kah restore-access {cluster}")],
+        repairable: true,
+        repair: Some(format!("kah restore-access {cluster}")),
     }
 }

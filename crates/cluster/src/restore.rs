@@ -18,6 +18,7 @@ mod user;
 
 use std::{sync::Arc, time::Duration};
 
+use kah_api::cluster::Trust;
 use serde::Serialize;
 
 use crate::{AccessCode, Answer, CallerCredential, Host, Member};
@@ -180,6 +181,24 @@ pub async fn restore(
     request: &Request,
     observer: Observer<'_>,
 ) -> Result<Report, RestoreError> {
+    restore_for(host, request, None, observer).await
+}
+
+/// The same for a member that is to accept the shared secret, whatever trust is in force.
+pub(crate) async fn restore_shared_secret(
+    host: &Host,
+    request: &Request,
+    observer: Observer<'_>,
+) -> Result<Report, RestoreError> {
+    restore_for(host, request, Some(Trust::SharedSecret), observer).await
+}
+
+async fn restore_for(
+    host: &Host,
+    request: &Request,
+    trust: Option<Trust>,
+    observer: Observer<'_>,
+) -> Result<Report, RestoreError> {
     let name = &request.cluster;
     let member = host
         .registry
@@ -194,6 +213,7 @@ pub async fn restore(
         request,
         connected.member.clone(),
         connected.is_candidate,
+        trust,
     )?;
     let ended = on_the_member(host, request, &on_member, observer).await;
     if connected.is_candidate {
@@ -227,6 +247,26 @@ async fn on_the_member(
         return run.go_on(observer).await;
     }
     let before = on_member.probe().await;
+    if let Answer::Refused { code, evidence } = &before
+        && let Some(told) = on_member.untold().await
+    {
+        // Nothing of its configuration is at fault as long as it does not know the keys by which the host signs.
+        let report = Report {
+            outcome: Outcome::Planned,
+            code: *code,
+            evidence: evidence.clone(),
+            actions: vec![Action::new(&told.key, &told.from, &told.to)],
+            changes: vec![told],
+            ..Report::nothing_to_do(&request.cluster)
+        };
+        if request.dry_run {
+            return Ok(report);
+        }
+        if on_member.tell_again().await? {
+            let outcome = Outcome::Restored;
+            return Ok(Report { outcome, ..report });
+        }
+    }
     let map = match on_member.configuration().await {
         Ok(map) => map,
         Err(error) => return Err(authority::explained(on_member.member(), error).await),
@@ -234,12 +274,10 @@ async fn on_the_member(
     // What a member accepts it is left with, but for its role: that does not keep the host out, and is wrong nevertheless.
     let role = [plan::ROLE_KEY.to_owned()];
     let only = (before == Answer::Accepted).then_some(role.as_slice());
-    let plan = plan(
-        &on_member.host_configuration().await?,
-        &member::text(&map),
-        uuid::Uuid::new_v4().as_bytes(),
-        only,
-    )?;
+    let key = uuid::Uuid::new_v4();
+    let plan = on_member
+        .plan(&member::text(&map), key.as_bytes(), only)
+        .await?;
     let nothing = Report::nothing_to_do(&request.cluster);
     let (code, evidence) = match before {
         Answer::Accepted => match plan.changes.first() {

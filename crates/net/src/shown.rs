@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
-use crate::{
-    Address, Kind, Limits, ProxyError, TlsSettings, Verify,
-    connect::{Connector, handshake},
-};
+use crate::{Address, Kind, Limits, ProxyError, TlsSettings, Verify, connect::Connector};
 
 /// The certificates that the server at this address shows, its own first, DER. Nothing is sent to it and nothing is believed: they are for people
 /// to compare.
@@ -31,13 +28,14 @@ pub async fn shown_certificates(
     let connector = Connector {
         address: Arc::new(address.clone()),
         name: name.clone(),
-        tls: None,
+        dial: None,
+        tls: Some((configs.http1, server)),
         limits,
         gauges: Arc::default(),
         refused: Arc::default(),
     };
-    let tcp = connector.dial().await?;
-    let stream = handshake(&connector, &configs.http1, &server, tcp).await?;
+    let tcp = connector.tcp_within().await?;
+    let (stream, _) = connector.handshake(tcp).await?;
     let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
     Ok(shown
         .iter()

@@ -6,7 +6,7 @@ use super::{Asked, Evidence, Finding, Read, Secret, Settings, Severity, finding}
 use crate::{AccessCode, Answer, SettingsError, code_of_fault};
 
 /// The oldest Kubernetes that is supported.
-pub(super) const OLDEST: (u32, u32) = (1, 20);
+pub(crate) const OLDEST: (u32, u32) = (1, 20);
 /// What a member allows that says nothing (configuration.md §3).
 const SKEW: SignedDuration = SignedDuration::from_secs(10);
 
@@ -99,6 +99,13 @@ fn refusal(evidence: &Evidence) -> Cause {
     else {
         return None;
     };
+    // Only a member takes the word of a host.
+    if AccessCode::is_about_keys(words)
+        && let Asked::Told(Settings::Read(read)) = &evidence.settings
+        && let Some(cause) = wrong_role(read)
+    {
+        return Some(cause);
+    }
     let known = matches!(
         code,
         AccessCode::TokenNotInCache
@@ -382,6 +389,21 @@ mod tests {
         let role = Evidence {
             settings: read("host", 0, Secret::Same),
             ..healthy()
+        };
+        assert_eq!(codes(&role), [C::WrongRole]);
+        let unknown = |words: &str| Evidence {
+            route: Answer::Refused {
+                code: Some(C::SignatureInvalid),
+                evidence: format!("401: Unauthorized: {words}"),
+            },
+            ..healthy()
+        };
+        let words = "signing method EdDSA is invalid";
+        let told = examine(&unknown(words));
+        assert!(told[0].repairable && told[0].remedy.contains("kah restore-access m"));
+        let role = Evidence {
+            settings: read("none", 0, Secret::Same),
+            ..unknown(words)
         };
         assert_eq!(codes(&role), [C::WrongRole]);
         let missing = Evidence {

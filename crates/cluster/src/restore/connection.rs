@@ -9,7 +9,8 @@ use super::{Action, Connected, Request, RestoreError, authority, credential};
 use crate::{
     AccessCode, Host, Kubeconfig, Member, fault_of,
     host::clusters,
-    join::{identity, same},
+    identity::identity,
+    join::{JoinError, refuse_known},
 };
 
 /// For one question to a cluster that may not answer.
@@ -208,18 +209,18 @@ impl Replacement {
             }
             // Nobody has written down yet who it is: at least it is nobody else.
             None => {
-                let other = same(host, &found).await.map_err(|error| match error {
-                    crate::join::JoinError::Api { doing, source } => {
-                        RestoreError::Api { doing, source }
-                    }
-                    error => RestoreError::Closed {
-                        code: None,
-                        evidence: error.to_string(),
-                    },
-                })?;
-                if let Some(other) = other.filter(|other| other != member.name()) {
-                    return Err(RestoreError::Other(other));
-                }
+                refuse_known(host, &found, Some(member.name()))
+                    .await
+                    .map_err(|error| match error {
+                        JoinError::Api { doing, source } => RestoreError::Api { doing, source },
+                        JoinError::Same(other) | JoinError::IsHost(other) => {
+                            RestoreError::Other(other)
+                        }
+                        error => RestoreError::Closed {
+                            code: None,
+                            evidence: error.to_string(),
+                        },
+                    })?;
             }
         }
         Ok(found)

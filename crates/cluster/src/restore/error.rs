@@ -95,6 +95,9 @@ pub enum RestoreError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The host's keys could not be published.
+    #[error("tell the member the keys of this host")]
+    Keys(#[source] Box<crate::trust::TrustError>),
     /// Another run is at it.
     #[error("access is being restored by {by}, at step {step:?}: wait for it to end")]
     Busy {

@@ -7,15 +7,18 @@ use k8s_openapi::{
     ByteString,
     api::{apps::v1::Deployment, core::v1::ConfigMap},
 };
-use kah_api::seed;
+use kah_api::{cluster::Trust, seed};
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
-use super::{Plan, Request, RestoreError, plan};
-use crate::{Answer, Host, Member};
+use super::{Change, Plan, Request, RestoreError, plan};
+use crate::{
+    AccessCode, Answer, Host, Member,
+    trust::{self, rotation::Told},
+};
 
 /// The key of the configuration in the ConfigMap.
 const TEXT: &str = "kubesphere.yaml";
@@ -35,6 +38,8 @@ pub(super) struct OnMember<'a> {
     member: Arc<Member>,
     /// It is not, or not yet, the one that the registry holds.
     candidate: bool,
+    /// The trust that is to work, where it is not the one that is in force.
+    trust: Option<Trust>,
     maps: Api<ConfigMap>,
     deployments: Api<Deployment>,
 }
@@ -45,6 +50,7 @@ impl<'a> OnMember<'a> {
         request: &'a Request,
         member: Arc<Member>,
         candidate: bool,
+        trust: Option<Trust>,
     ) -> Result<Self, RestoreError> {
         let client = member
             .kubernetes()
@@ -56,6 +62,7 @@ impl<'a> OnMember<'a> {
             deployments: Api::namespaced(client, seed::NAMESPACE),
             member,
             candidate,
+            trust,
         })
     }
 
@@ -65,19 +72,80 @@ impl<'a> OnMember<'a> {
 
     /// Whether the member accepts the proof, as the Cluster object is now.
     pub(super) async fn probe(&self) -> Answer {
-        if self.candidate {
-            return self.member.probe(&self.request.proof).await;
-        }
-        match self.host.registry.get(&self.request.cluster) {
-            Some(member) => member.probe(&self.request.proof).await,
-            None => Answer::Refused {
+        let member = if self.candidate {
+            Some(Arc::clone(&self.member))
+        } else {
+            self.host.registry.get(&self.request.cluster)
+        };
+        match (member, self.trust) {
+            (Some(member), None) => member.probe(&self.request.proof).await,
+            (Some(member), Some(trust)) => {
+                let identity = member.identity().unwrap_or_default();
+                let member = member.with_trust(trust, identity);
+                member.probe(&self.request.proof).await
+            }
+            (None, _) => Answer::Refused {
                 code: None,
                 evidence: "the Cluster has gone".into(),
             },
         }
     }
 
-    pub(super) async fn host_configuration(&self) -> Result<String, RestoreError> {
+    fn trust(&self) -> Trust {
+        self.trust.unwrap_or(self.member.trust())
+    }
+
+    /// What has to change in this `kubesphere.yaml` for the trust that is to work; where `only` names keys, no other.
+    pub(super) async fn plan(
+        &self,
+        text: &str,
+        key: &[u8],
+        only: Option<&[String]>,
+    ) -> Result<Plan, RestoreError> {
+        // To a federated member neither its secret nor its cache matters.
+        let role = [plan::ROLE_KEY.to_owned()];
+        let only = match self.trust() {
+            Trust::Federated => Some(role.as_slice()),
+            Trust::SharedSecret => only,
+        };
+        plan::plan(&self.host_configuration().await?, text, key, only)
+    }
+
+    /// What a federated member has to be told, if it does not know all of the host's keys.
+    pub(super) async fn untold(&self) -> Option<Change> {
+        if self.trust() != Trust::Federated {
+            return None;
+        }
+        let from = match trust::told(self.host, &self.member).await {
+            Told::Other(ids) if ids.is_empty() => "no keys of this host".to_owned(),
+            Told::Other(ids) => ids.join(", "),
+            Told::Foreign(issuer) => format!("the keys of {issuer}"),
+            Told::All | Told::Away(_) => return None,
+        };
+        Some(Change {
+            key: "ConfigMap hub-trust".into(),
+            from,
+            to: "the keys of this host".into(),
+            code: AccessCode::SignatureInvalid,
+        })
+    }
+
+    /// Tells the member, and says whether it accepts then.
+    pub(super) async fn tell_again(&self) -> Result<bool, RestoreError> {
+        trust::tell(self.host, &self.member)
+            .await
+            .map_err(|error| RestoreError::Keys(Box::new(error)))?;
+        let deadline = tokio::time::Instant::now() + self.request.patience.live;
+        while self.probe().await != Answer::Accepted {
+            if tokio::time::Instant::now() >= deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(self.request.patience.look).await;
+        }
+        Ok(true)
+    }
+
+    async fn host_configuration(&self) -> Result<String, RestoreError> {
         let maps: Api<ConfigMap> = Api::namespaced(self.host.client.clone(), seed::NAMESPACE);
         let map = maps
             .get(seed::CONFIG)
@@ -131,7 +199,7 @@ impl<'a> OnMember<'a> {
         };
         // An edit by hand keeps mark and backup. What we wrote follows from the backup and the host's configuration, so it can be told without
         // keeping a trace of it.
-        let written = plan(&self.host_configuration().await?, &backup, &[], Some(keys))?;
+        let written = self.plan(&backup, &[], Some(keys)).await?;
         if written.text != text(&map) {
             return Ok(false);
         }

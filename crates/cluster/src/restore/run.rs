@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use super::{
     Outcome, Plan, Report, Request, RestoreError,
     member::{self, OnMember},
-    plan,
     state::{RENEW, STALE, State, Step, Stored},
     user,
 };
@@ -264,12 +263,11 @@ impl<'a> Run<'a> {
             if member::is_marked(&map, &self.state.id) || self.state.keys.is_empty() {
                 self.changed(observer).await?;
             } else {
-                let plan = plan(
-                    &self.member.host_configuration().await?,
-                    &member::text(&map),
-                    uuid::Uuid::new_v4().as_bytes(),
-                    Some(&self.state.keys),
-                )?;
+                let key = uuid::Uuid::new_v4();
+                let plan = self
+                    .member
+                    .plan(&member::text(&map), key.as_bytes(), Some(&self.state.keys))
+                    .await?;
                 self.change(map, &plan, observer).await?;
             }
         }

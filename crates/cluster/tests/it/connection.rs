@@ -61,6 +61,11 @@ impl Fleet {
         let fleet = Self {
             host: Host {
                 client: planes[0].client(),
+                prover: kah_cluster::proof::Prover::without_key(
+                    Arc::default(),
+                    Arc::default(),
+                    Arc::new(kah_iam::clock::SystemClock::default()),
+                ),
                 registry: registry.clone(),
                 clock: Arc::new(SystemClock::default()),
                 tasks: TaskTracker::new(),

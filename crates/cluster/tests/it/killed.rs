@@ -39,6 +39,11 @@ async fn victim(step: usize) {
     }
     registry.synced().await;
     let host = Host {
+        prover: kah_cluster::proof::Prover::without_key(
+            Arc::default(),
+            Arc::default(),
+            Arc::new(kah_iam::clock::SystemClock::default()),
+        ),
         client,
         registry,
         clock: Arc::new(SystemClock::default()),

@@ -5,6 +5,7 @@
 mod member;
 
 mod connection;
+mod enrol;
 mod forward;
 mod killed;
 mod kubeconfig;
@@ -66,6 +67,7 @@ pub fn hop(target: &str) -> Hop {
         },
         client: Some([10, 0, 0, 9].into()),
         long_running: false,
+        ends: None,
     }
 }
 

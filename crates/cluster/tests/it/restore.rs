@@ -17,6 +17,7 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kah_api::seed::{self, Role, Seed};
 use kah_cluster::{
     CallerCredential, Host,
+    proof::Prover,
     restore::{Outcome, Patience, Report, Request, RestoreError, Step, restore},
 };
 use kah_iam::Clock;
@@ -45,7 +46,7 @@ pub fn proof() -> CallerCredential {
 }
 
 /// A clock that is set by hand.
-pub struct Hands(AtomicI64);
+pub struct Hands(pub AtomicI64);
 
 impl Clock for Hands {
     fn now(&self) -> Timestamp {
@@ -181,6 +182,7 @@ impl Stage {
             host: Host {
                 client: planes[0].client(),
                 registry,
+                prover: Prover::without_key(Arc::default(), Arc::default(), clock.clone()),
                 clock: clock.clone(),
                 tasks: TaskTracker::new(),
             },
