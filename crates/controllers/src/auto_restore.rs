@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use kah_api::cluster::Cluster;
 use kah_cluster::{
     AccessCode, Host, clusters, doctor,
-    restore::{self, Outcome, Patience, RestoreError, STALE, State},
+    restore::{self, Outcome, RestoreError, STALE, State},
     with_causes,
 };
 use kube::{
@@ -73,8 +73,7 @@ fn decide(case: &Case, now: Timestamp) -> Next {
         return Next::Wait(None);
     }
     if let Some(begun) = &case.begun {
-        let silent = Duration::try_from(now.duration_since(begun.renewed)).unwrap_or_default();
-        return if silent >= STALE {
+        return if now.duration_since(begun.renewed) >= STALE {
             Next::Resume
         } else {
             Next::Wait(begun.renewed.checked_add(STALE).ok())
@@ -218,15 +217,7 @@ async fn attempt(
             format!("Restoring access because of {code}: try {number} of {MOST} within an hour.");
         tell(false, "RestoringAccess", message).await;
     }
-    let request = restore::Request {
-        cluster: name.to_owned(),
-        by: BY.to_owned(),
-        dry_run: false,
-        proof,
-        kubeconfig: None,
-        accept_ca: None,
-        patience: Patience::default(),
-    };
+    let request = restore::Request::new(name, BY, proof);
     let mut observer = |state: &State| {
         tracing::info!(cluster = name, step = ?state.step, keys = ?state.keys, "restore access");
         ControlFlow::Continue(())
