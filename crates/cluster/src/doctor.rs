@@ -38,10 +38,10 @@ pub struct Finding {
     pub remedy: String,
     /// The same as commands, to be run in order against the cluster that each names.
     pub commands: Vec<String>,
-    /// Whether `kah restore-access` may repair it.
+    /// Whether `kah restore-access` may repair it with what the host has.
     #[serde(default)]
     pub repairable: bool,
-    /// The command that may repair it.
+    /// The command that may repair it, also where people have to bring something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair: Option<String>,
 }
@@ -66,7 +66,7 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
             .iter()
             .map(|command| command.replace("CLUSTER", cluster))
             .collect(),
-        repairable: repair.is_some(),
+        repairable: repair.as_ref().is_some_and(|it| !it.contains("--")),
         repair,
     }
 }

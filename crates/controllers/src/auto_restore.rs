@@ -75,8 +75,7 @@ fn decide(case: &Case, now: Timestamp) -> Next {
         return Next::Wait(None);
     }
     if let Some(begun) = &case.begun {
-        let silent = Duration::try_from(now.duration_since(begun.renewed)).unwrap_or_default();
-        return if silent >= STALE {
+        return if now.duration_since(begun.renewed) >= STALE {
             Next::Resume
         } else {
             Next::Wait(begun.renewed.checked_add(STALE).ok())

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::{
-    fleet::{OURS, configuration, kah, log_in, ok, start},
+    fleet::{OURS, configuration, kah, log_in, ok, start, without_controllers},
     inside::Inside,
 };
 
@@ -79,6 +79,7 @@ pub fn value<'a>(kubeconfig: &'a str, key: &str) -> &'a str {
 #[test]
 fn causes_on_the_way_to_a_member_are_named() {
     let fleet = start(&["--members", "1"]);
+    without_controllers(&fleet);
     log_in(&fleet);
     let facts = fleet.facts();
     let read = |index: usize| std::fs::read_to_string(&facts.clusters[index].kubeconfig).unwrap();
@@ -106,7 +107,15 @@ fn causes_on_the_way_to_a_member_are_named() {
     ] {
         ok(&kubectl, &arguments.split(' ').collect::<Vec<_>>());
     }
-    let weak = ok(&kubectl, &["create", "token", "weak", "-n", "default"]);
+    let create = [
+        "create",
+        "token",
+        "weak",
+        "-n",
+        "default",
+        "--duration=2160h",
+    ];
+    let weak = ok(&kubectl, &create);
 
     let other = value(&host, "certificate-authority-data");
     for (name, kubeconfig, server, code) in [
@@ -185,6 +194,7 @@ pub fn short_lived(fleet: &Fleet, cluster: &str, days: i64) -> String {
 #[test]
 fn causes_of_time_and_version_are_named() {
     let fleet = start(&["--members", "1"]);
+    without_controllers(&fleet);
     log_in(&fleet);
     let facts = fleet.facts();
     let member = std::fs::read_to_string(&facts.clusters[1].kubeconfig).unwrap();
@@ -291,6 +301,7 @@ fn process_of(fleet: &Fleet, cluster: &str) -> Pid {
 #[test]
 fn a_member_that_is_stopped_or_gone_is_named() {
     let fleet = start(&["--members", "1"]);
+    without_controllers(&fleet);
     log_in(&fleet);
     let kubectl = fleet.kubectl("member-1").unwrap();
     becomes(&fleet, "member-1", &[]);
@@ -376,6 +387,7 @@ fn a_member_that_is_stopped_or_gone_is_named() {
 #[test]
 fn one_that_leaves_meanwhile_is_no_fault_of_the_others() {
     let fleet = start(&["--members", "1"]);
+    without_controllers(&fleet);
     log_in(&fleet);
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let hole = format!("https://{}", silent.local_addr().unwrap());
@@ -405,6 +417,7 @@ fn one_that_leaves_meanwhile_is_no_fault_of_the_others() {
 #[test]
 fn causes_on_the_member_are_named() {
     let fleet = start(&["--members", "1"]);
+    without_controllers(&fleet);
     log_in(&fleet);
     let kubectl = fleet.kubectl("member-1").unwrap();
     let get = || {

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use kah_api::seed;
 use kah_testkit::fleet::{Fleet, until};
 use kah_testkit::http_client;
 use kah_testkit::kubectl::{Kubectl, Ran};
@@ -49,6 +50,20 @@ pub fn log_in(fleet: &Fleet) {
     ]);
     let ran = finish(command.stdin(file));
     assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+/// Ends the host's controllers, where a test is about what people see and do: they mend some faults by themselves.
+pub fn without_controllers(fleet: &Fleet) {
+    let host = fleet.kubectl("host").unwrap();
+    let scale = ["scale", "deploy", seed::CONTROLLERS, "--replicas=0"];
+    ok(&host, &[OURS.as_slice(), &scale].concat());
+    let which = format!("app={}", seed::CONTROLLERS);
+    let get = ["get", "pods", "-l", &which, "-o", "name"];
+    until(Duration::from_secs(30), "the controllers end", || {
+        let left = ok(&host, &[OURS.as_slice(), &get].concat());
+        left.trim().is_empty().then_some(())
+    })
+    .unwrap();
 }
 
 /// Runs a command of the program.

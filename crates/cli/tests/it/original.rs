@@ -13,7 +13,7 @@ use kah_testkit::original::{self, Original, Role};
 
 use crate::{
     doctor::becomes,
-    fleet::{OURS, configuration, edit, kah, log_in, ok, start, token},
+    fleet::{OURS, configuration, edit, kah, log_in, ok, start, token, without_controllers},
 };
 
 fn reference() -> Option<std::path::PathBuf> {
@@ -115,6 +115,7 @@ fn an_original_member_is_diagnosed_and_restored() {
 fn an_original_member_is_restored_in_one_step() {
     let Some(reference) = reference() else { return };
     let fleet = start(&["--members", "0"]);
+    without_controllers(&fleet);
     let secret = setting(&kubectl_of(&fleet, "host"), "jwtSecret");
     let member = Original::start(&reference, Role::Member, "0", &secret).unwrap();
     join_original(&fleet, &member);

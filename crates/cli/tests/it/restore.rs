@@ -10,6 +10,7 @@ use crate::{
     doctor::{becomes, join, short_lived, value},
     fleet::{
         OURS, configuration_map, edit, kah, log_in, ok, replace_map, start, start_real, token,
+        without_controllers,
     },
 };
 
@@ -224,6 +225,7 @@ fn repaired(fleet: &Fleet, cluster: &str, code: &str, arguments: &[&str]) {
 #[test]
 fn role_users_and_a_stopped_deployment_are_restored() {
     let fleet = start(&["--members", "1"]);
+    without_controllers(&fleet);
     log_in(&fleet);
     let kubectl = fleet.kubectl("member-1").unwrap();
     edit(&kubectl, "clusterRole: member", "clusterRole: none");
@@ -255,6 +257,7 @@ fn role_users_and_a_stopped_deployment_are_restored() {
 #[test]
 fn the_stored_connection_is_restored() {
     let fleet = start(&["--members", "1"]);
+    without_controllers(&fleet);
     log_in(&fleet);
     let facts = fleet.facts();
     let read = |index: usize| std::fs::read_to_string(&facts.clusters[index].kubeconfig).unwrap();

@@ -81,7 +81,7 @@ fn explained(mut finding: Finding, evidence: &Evidence) -> Finding {
     }
     finding.consequence =
         "The connection that is stored for the member cannot be used, so nobody reaches it through the host.".into();
-    finding.repairable = finding.repair.is_some();
+    finding.repairable = false;
     finding
 }
 
@@ -132,9 +132,17 @@ fn compared(evidence: &Evidence, code: AccessCode) -> Option<String> {
         let told = evidence.clock.filter(|it| it.abs().as_secs() > 2);
         return told.map(differ);
     }
+    let words = match &evidence.route {
+        Answer::Refused { evidence, .. } => evidence.as_str(),
+        Answer::Accepted => "",
+    };
     let Asked::Told(Settings::Read(read)) = &evidence.settings else {
         return None;
     };
+    // Where it is about the host's keys, the secret of the configuration says nothing.
+    if AccessCode::is_about_keys(words) {
+        return None;
+    }
     match (code, &read.secret) {
         (AccessCode::TokenNotInCache, _) if read.age.is_zero() => {
             Some("accessTokenMaxAge is 0 there, which ks-apiserver has not read yet".into())

@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, pin::pin, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ConfigMap;
 use tokio::time::Instant;
 
@@ -102,8 +102,8 @@ impl<'a> Run<'a> {
                 }
             };
             let now = host.clock.now();
-            let age = Duration::try_from(now.duration_since(found.renewed)).unwrap_or_default();
-            if age.max(still) < STALE {
+            let still = SignedDuration::try_from(still).unwrap_or_default();
+            if now.duration_since(found.renewed).max(still) < STALE {
                 tokio::time::sleep(self::LOOK.min(request.patience.look)).await;
                 continue;
             }

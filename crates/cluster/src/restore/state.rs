@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{Api, api::PostParams, core::DynamicObject};
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::{Host, host::clusters};
 /// The annotation that holds it. No secret is part of it.
 pub const ANNOTATION: &str = "hub.kubeaihub.io/restore";
 /// A run that has not written for this long is over, whatever became of its process.
-pub const STALE: Duration = Duration::from_secs(5);
+pub const STALE: SignedDuration = SignedDuration::from_secs(5);
 /// Between two signs of life of a run, well under [`STALE`].
 pub(super) const RENEW: Duration = Duration::from_secs(1);
 /// Tries of a write that somebody else came before.

@@ -5,6 +5,7 @@
 mod member;
 
 mod connection;
+mod doctor;
 mod enrol;
 mod forward;
 mod killed;
