@@ -9,6 +9,7 @@ mod forward;
 mod kubeconfig;
 mod registry;
 mod restore;
+mod tunnel;
 
 use std::time::Duration;
 
