@@ -10,15 +10,20 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use kah_api::config::ConfigError;
-use kah_cluster::{Host, Registry};
+use kah_cluster::{
+    Host, Registry,
+    proof::Prover,
+    tunnel::{TunnelLimits, Tunnels},
+};
 use kah_gateway::{
     AuditLog, Encryption, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits,
     Sessions, Settings,
 };
 use kah_iam::{
-    Authentication, GlobalRoles,
+    Authentication, GlobalRoles, HostTrust, Signer,
     cache::MemoryCache,
     clock::{Clock, SystemClock},
+    follow_host_trust, follow_signing_keys,
     users::{Users, follow_roles, follow_users},
 };
 use kah_net::Limits;
@@ -33,6 +38,8 @@ use crate::{
 
 /// Between two looks at the configuration's file.
 const LOOK: Duration = Duration::from_millis(500);
+/// Between two looks at whether those whose requests go on still may.
+const JUDGE_STREAMS: Duration = Duration::from_secs(2);
 /// For the first lists of what is watched.
 const SYNC: Duration = Duration::from_secs(60);
 
@@ -120,14 +127,30 @@ async fn serve(
     // Requests that are under way may end in the time that the listener gives them; only then are the connections behind them closed.
     let connections = CancellationToken::new();
     let kube = KubeProxy::new(&kube, Limits::default(), connections.clone(), tasks.clone())?;
-    let registry = Registry::new(Limits::default(), connections.clone(), tasks.clone());
-    let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let signer = Arc::new(Signer::new(Arc::clone(&clock)));
+    let tunnels = Tunnels::new(TunnelLimits::default(), connections.clone(), tasks.clone());
+    let registry = Registry::over(
+        Limits::default(),
+        tunnels,
+        Arc::clone(&signer),
+        connections.clone(),
+        tasks.clone(),
+    );
+    let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
     let cache = Arc::new(MemoryCache::new(Arc::clone(&clock)));
+    let trust = Arc::new(HostTrust::default());
     let authentication = Authentication::new(
         &configuration,
         cache,
         Arc::clone(&users),
+        Arc::clone(&clock),
+    )
+    .trusting(Arc::clone(&trust));
+    let prover = Prover::new(
+        &configuration,
+        Arc::clone(&users),
+        Arc::clone(&roles),
         Arc::clone(&clock),
     );
     let callers = Arc::new(Sessions::new(
@@ -155,13 +178,30 @@ async fn serve(
         },
     ));
     let host = configuration.multicluster.enable;
+    let (trust_known, trust_is) = oneshot::channel::<()>();
+    let known = move || {
+        let _ = trust_known.send(());
+    };
     if host {
-        let (registry, client) = (registry.clone(), client.clone());
-        tasks.spawn(async move { registry.follow(client).await });
+        let (registry, members) = (registry.clone(), client.clone());
+        tasks.spawn(async move { registry.follow(members).await });
+        tasks.spawn(follow_signing_keys(
+            client.clone(),
+            signer,
+            stop.clone(),
+            known,
+        ));
+    } else {
+        tasks.spawn(follow_host_trust(
+            client.clone(),
+            trust,
+            stop.clone(),
+            known,
+        ));
     }
     // Nobody is answered from caches that are empty still.
     let synced = async {
-        let _ = tokio::join!(users_are, roles_are);
+        let _ = tokio::join!(users_are, roles_are, trust_is);
         if host {
             registry.synced().await;
         }
@@ -171,7 +211,9 @@ async fn serve(
         .await
     {
         None => return Ok(()),
-        Some(Err(_)) => bail!("users, roles and clusters could not be listed within {SYNC:?}"),
+        Some(Err(_)) => {
+            bail!("users, roles, clusters and keys could not be listed within {SYNC:?}")
+        }
         Some(Ok(())) => {}
     }
 
@@ -186,6 +228,7 @@ async fn serve(
         host: host.then(|| Host {
             client,
             registry: registry.clone(),
+            prover: prover.clone(),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
         }),
@@ -193,6 +236,8 @@ async fn serve(
         kube,
         audit: Arc::new(AuditLog),
     });
+    let (judged, judge_stop) = (gateway.clone(), stop.clone());
+    tasks.spawn(async move { judged.end_streams(JUDGE_STREAMS, judge_stop).await });
     let reloading = gateway.clone();
     let follower = Follower {
         path,
@@ -205,6 +250,7 @@ async fn serve(
         let apply = |text: &str| {
             let configuration = crate::process::configuration(text)?;
             callers.reload(&configuration);
+            prover.reload(&configuration);
             reloading.reload(Settings::from(&configuration));
             Ok::<(), ConfigError>(())
         };

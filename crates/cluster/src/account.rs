@@ -110,6 +110,7 @@ impl OwnKubernetes {
         request: Request<B>,
         target: PathAndQuery,
         client: Option<IpAddr>,
+        ends: Option<Arc<CancellationToken>>,
     ) -> Result<Response<Body>, AccountError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -117,6 +118,7 @@ impl OwnKubernetes {
     {
         let mut forward = Forward::new(target);
         forward.client = client;
+        forward.ends = ends;
         forward.headers = self.headers().await?;
         Ok(self.upstream.send(request, forward).await?)
     }

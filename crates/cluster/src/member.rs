@@ -3,13 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use kah_api::cluster::HOST_LABEL;
+use kah_api::cluster::{HOST_LABEL, Trust};
+use kah_iam::Signer;
 use kah_net::{Address, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
 use serde::Deserialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Kubeconfig, SettingsError,
+    probe::Proven,
     tunnel::{Target, Tunnels},
 };
 
@@ -68,6 +70,9 @@ pub struct Member {
     pub(crate) kubernetes: Result<Upstream, SettingsError>,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) identity: String,
+    pub(crate) proven: Arc<Proven>,
+    pub(crate) trust: Trust,
+    pub(crate) signer: Arc<Signer>,
 }
 
 impl Member {
@@ -121,6 +126,12 @@ impl Member {
         jiff::Timestamp::from_second(ends).ok()
     }
 
+    /// Whether the other is the same member, reached with the same connection.
+    #[must_use]
+    pub fn is_reached_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.proven, &other.proven)
+    }
+
     /// An annotation of the Cluster object; those of ours begin with `hub.kubeaihub.io/`.
     #[must_use]
     pub fn annotation(&self, name: &str) -> Option<&str> {
@@ -131,6 +142,21 @@ impl Member {
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
         Some(self.identity.as_str()).filter(|uid| !uid.is_empty())
+    }
+
+    /// By what it is to know callers.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
+    /// The same member by the same ways, as it would be with this trust.
+    pub(crate) fn with_trust(&self, trust: Trust, identity: &str) -> Self {
+        Self {
+            trust,
+            identity: identity.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// Ends at once everything that goes on with it.
@@ -152,6 +178,7 @@ pub(crate) struct Shared {
     pub(crate) tunnels: Tunnels,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    pub(crate) signer: Arc<Signer>,
 }
 
 /// `spec.connection`, as far as requests depend on it. Equal ones share an upstream.
@@ -204,6 +231,7 @@ struct Object {
 #[serde(default)]
 struct Spec {
     connection: Connection,
+    trust: Trust,
 }
 
 #[derive(Default, Deserialize)]
@@ -251,6 +279,7 @@ pub(crate) fn member(
         (None, None) if connection.is_tunnel() => tunnelled(&uid, &connection, shared),
         (None, None) => ways(&connection, shared),
     };
+    let proven = same.map(|same| same.proven.clone()).unwrap_or_default();
     let annotations = object.metadata.annotations.iter().flatten();
     Some(Member {
         // Of those of others there may be any number and size.
@@ -259,6 +288,9 @@ pub(crate) fn member(
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         identity: status.uid,
+        proven,
+        trust: spec.trust,
+        signer: shared.signer.clone(),
         kubernetes,
         name,
         uid,

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use futures::{StreamExt, pin_mut};
+use kah_iam::{Signer, SystemClock};
 use kah_net::{Gauges, Limits, Open};
 use kube::{
     Client,
@@ -33,21 +34,24 @@ struct Inner {
     members: ArcSwap<Members>,
     shared: Shared,
     synced: watch::Sender<bool>,
+    changes: watch::Sender<u64>,
 }
 
 impl Registry {
-    /// An empty registry. `stop` ends every connection to every member; `tasks` owns the tasks that drive them.
+    /// An empty registry, by the machine's clock. `stop` ends every connection to every member; `tasks` owns the tasks that drive them.
     #[must_use]
     pub fn new(limits: Limits, stop: CancellationToken, tasks: TaskTracker) -> Self {
+        let clock = Arc::new(SystemClock::default());
         let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
-        Self::with_tunnels(limits, tunnels, stop, tasks)
+        Self::over(limits, tunnels, Arc::new(Signer::new(clock)), stop, tasks)
     }
 
-    /// An empty registry over these tunnels.
+    /// An empty registry over these tunnels, with the one who mints tokens for federated members.
     #[must_use]
-    pub fn with_tunnels(
+    pub fn over(
         limits: Limits,
         tunnels: Tunnels,
+        signer: Arc<Signer>,
         stop: CancellationToken,
         tasks: TaskTracker,
     ) -> Self {
@@ -57,12 +61,20 @@ impl Registry {
             tunnels,
             stop,
             tasks,
+            signer,
         };
         Self(Arc::new(Inner {
             members: ArcSwap::default(),
             shared,
             synced: watch::channel(false).0,
+            changes: watch::channel(0).0,
         }))
+    }
+
+    /// Mints the tokens by which federated members know callers.
+    #[must_use]
+    pub fn signer(&self) -> &Arc<Signer> {
+        &self.0.shared.signer
     }
 
     /// The member of this name.
@@ -83,6 +95,18 @@ impl Registry {
         let mut members: Vec<_> = self.0.members.load().values().cloned().collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
         members
+    }
+
+    /// Told after every change of any member. Whoever is told looks anew.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.0
+            .changes
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// The tunnels that members hold with this host.
@@ -147,6 +171,7 @@ impl Registry {
             }
         }
         self.0.synced.send_replace(true);
+        self.changed();
     }
 
     /// Takes one object as it is now.
@@ -163,6 +188,7 @@ impl Registry {
         let mut members = Members::clone(&before);
         let old = members.insert(member.name.clone(), Arc::new(member.clone()));
         self.0.members.store(Arc::new(members));
+        self.changed();
         // Another object under the same name: nothing of the old one survives. The same object with another connection: what goes on may end by itself.
         if let Some(old) = old.filter(|old| old.uid != member.uid) {
             self.forget(&old);
@@ -187,6 +213,7 @@ impl Registry {
         }
         if let Some(old) = members.remove(name) {
             self.0.members.store(Arc::new(members));
+            self.changed();
             self.forget(&old);
         }
     }

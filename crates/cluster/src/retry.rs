@@ -27,14 +27,24 @@ impl Retry {
         at_least: 50,
     };
 
-    /// The pause after this many failures in a row; `chance` is from 0 to 1.
+    /// The pause after this many failures in a row; `chance` is from 0 to 1. No failure, no pause.
     #[must_use]
     pub fn pause(&self, failures: u32, chance: f64) -> Duration {
+        if failures == 0 {
+            return Duration::ZERO;
+        }
         let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(31));
         let whole = self.first.saturating_mul(doubled).min(self.longest);
-        let waited = whole * self.at_least.min(100) / 100;
-        waited + (whole - waited).mul_f64(chance.clamp(0.0, 1.0))
+        spread(whole, self.at_least, chance)
     }
+}
+
+/// A time of which `at_least` percent are certain, and the rest as `chance` (0 to 1) says.
+#[must_use]
+pub fn spread(whole: Duration, at_least: u32, chance: f64) -> Duration {
+    let certain = whole * at_least.min(100) / 100;
+    let chance = if chance.is_finite() { chance } else { 1.0 };
+    certain + (whole - certain).mul_f64(chance.clamp(0.0, 1.0))
 }
 
 /// The pauses of one thing that is tried again and again.
@@ -98,5 +108,9 @@ mod tests {
             Retry::TRANSIENT.longest
         );
         assert_eq!(Retry::TRANSIENT.pause(3, 0.0), Duration::ZERO);
+        assert_eq!(retry.pause(0, 1.0), Duration::ZERO);
+        for (chance, milliseconds) in [(f64::NAN, 1000), (9.0, 1000), (-9.0, 500)] {
+            assert_eq!(retry.pause(1, chance).as_millis(), milliseconds);
+        }
     }
 }

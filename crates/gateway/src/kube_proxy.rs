@@ -1,6 +1,6 @@
 //! The way to this cluster's own kube-apiserver, with the account of this program (gateway.md §4).
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, to_bytes},
@@ -36,14 +36,15 @@ impl KubeProxy {
         OwnKubernetes::new(config, limits, stop, tasks).map(Self)
     }
 
-    /// Sends a caller's request on and relays the answer, both streaming; a failure is told as a Status (differences.md R9).
+    /// Sends a caller's request on and relays the answer, both streaming, until `ends`; a failure is told as a Status (differences.md R9).
     pub async fn forward(
         &self,
         request: Request<Body>,
         target: PathAndQuery,
         client: Option<IpAddr>,
+        ends: Option<Arc<CancellationToken>>,
     ) -> Result<Response, Status> {
-        match self.0.send(request, target, client).await {
+        match self.0.send(request, target, client, ends).await {
             Ok(response) => Ok(response.map(Body::new)),
             Err(AccountError::Proxy(error)) => Err(fault("error trying to reach service", &error)),
             Err(error) => {
@@ -69,7 +70,7 @@ impl KubeProxy {
             .headers_mut()
             .insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         let target = PathAndQuery::from_static(path);
-        let response = self.0.send(request, target, None).await.ok()?;
+        let response = self.0.send(request, target, None, None).await.ok()?;
         if response.status() != StatusCode::OK {
             return None;
         }

@@ -21,6 +21,7 @@ mod routes;
 mod server;
 mod sessions;
 mod settings;
+mod streams;
 
 pub use audit::{Audit, AuditLog, Object, Record};
 pub use callers::{Caller, Callers, GrantError, Profile, Rejection, Tokens, needs_no_role};

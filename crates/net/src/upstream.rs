@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Address, Body, BoxError, Dial, Gauges, Kind, Open, ProxyError, TlsSettings,
-    body::{Inbound, Outbound},
+    body::{Inbound, Outbound, closed},
     connect::Connector,
     gauge::Counted,
     headers::{clean_response, forwarded_for, is_upgrade, request_headers},
@@ -141,6 +141,8 @@ pub struct Forward {
     pub client: Option<IpAddr>,
     /// Another limit than [`Limits::answer`] for this request; `Some(None)` is no limit.
     pub answer_within: Option<Option<Duration>>,
+    /// Ends the answer, or what came of an upgrade, when it is cancelled. It is held for as long as there is something to end.
+    pub ends: Option<Arc<CancellationToken>>,
 }
 
 impl Forward {
@@ -152,6 +154,7 @@ impl Forward {
             headers: HeaderMap::new(),
             client: None,
             answer_within: None,
+            ends: None,
         }
     }
 }
@@ -389,7 +392,7 @@ impl Upstream {
                 headers,
                 outbound.boxed_unsync(),
             );
-            return upgrade::send(inner, request, client_side, counted).await;
+            return upgrade::send(inner, request, client_side, counted, forward.ends).await;
         }
 
         let uri = Uri::builder()
@@ -425,7 +428,8 @@ impl Upstream {
         let mut response = answer?;
         clean_response(response.headers_mut());
         let (parts, body) = response.into_parts();
-        let body = Inbound::new(body, inner.stop.clone(), (counted, load)).boxed_unsync();
+        let closed = closed(inner.stop.clone(), forward.ends);
+        let body = Inbound::new(body, closed, (counted, load)).boxed_unsync();
         Ok(Response::from_parts(parts, body))
     }
 

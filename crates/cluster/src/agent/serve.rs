@@ -126,7 +126,7 @@ async fn forward(kubernetes: &OwnKubernetes, request: Request<Inbound>) -> Respo
             "the request has no path".to_owned(),
         );
     };
-    match kubernetes.send(request, target, None).await {
+    match kubernetes.send(request, target, None, None).await {
         Ok(response) => response,
         Err(AccountError::Proxy(error)) => told(
             StatusCode::BAD_GATEWAY,
