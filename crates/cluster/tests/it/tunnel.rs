@@ -81,8 +81,14 @@ impl Replica {
     pub fn new(limits: TunnelLimits, clusters: Vec<DynamicObject>) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let tunnels = Tunnels::new(limits, stop.clone(), tasks.clone());
-        let registry =
-            Registry::with_tunnels(Limits::default(), tunnels, stop.clone(), tasks.clone());
+        let signer = Arc::new(kah_iam::Signer::new(clock()));
+        let registry = Registry::over(
+            Limits::default(),
+            tunnels,
+            signer,
+            stop.clone(),
+            tasks.clone(),
+        );
         registry.replace(clusters);
         Self { registry, stop }
     }
