@@ -195,3 +195,66 @@ async fn two_hundred_agents_come_back_after_a_restart() {
     member.forward(get(), hop("/x")).await.unwrap();
     drop(agents);
 }
+
+/// Agents join and leave at random while others ask; every answer is that of the member that was asked, for the question that was asked.
+#[tokio::test]
+async fn t5_a_request_never_leaves_through_the_tunnel_of_another() {
+    const MEMBERS: usize = 4;
+    const ASKED: usize = 400;
+    let (authority, front) = (authority(), Front::new().await);
+    let clusters = (0..MEMBERS)
+        .map(|number| dialled(&format!("m{number}"), &format!("uid-{number}")))
+        .collect();
+    let replica = Replica::new(TunnelLimits::default(), clusters);
+    let replica = front.answers(replica.serving(&authority));
+    let mut servers = Vec::new();
+    for number in 0..MEMBERS {
+        let server = Member::start(None, move |seen| {
+            answer(200, "text/plain", format!("m{number} {}", seen.target))
+        });
+        servers.push(server.await.unwrap());
+    }
+    let join = |number: usize| {
+        let (name, uid) = (format!("m{number}"), format!("uid-{number}"));
+        let server = &servers[number];
+        agent(&front, &authority, (&name, &uid), server, server, 1)
+    };
+    let mut agents: Vec<_> = (0..MEMBERS).map(|number| Some(join(number))).collect();
+    for number in 0..MEMBERS {
+        held(&replica, &format!("uid-{number}"), 1).await;
+    }
+    let asking = futures::future::join_all((0..8).map(|worker| {
+        let registry = replica.registry.clone();
+        async move {
+            let mut answered = 0;
+            for question in 0..ASKED / 8 {
+                let number = rand::random_range(0..MEMBERS);
+                let nonce = format!("/nonce/{worker}-{question}-{:x}", rand::random::<u64>());
+                let member = registry.get(&format!("m{number}")).unwrap();
+                // Its agent may have left; then there is no answer, and never another's.
+                if let Ok(response) = member.forward(get(), hop(&nonce)).await
+                    && let Ok(body) = response.into_body().collect().await
+                {
+                    assert_eq!(body.to_bytes(), format!("m{number} {nonce}"));
+                    answered += 1;
+                }
+            }
+            answered
+        }
+    }));
+    let changing = async {
+        loop {
+            let number = rand::random_range(0..MEMBERS);
+            agents[number] = match agents[number].take() {
+                Some(_leaves) => None,
+                None => Some(join(number)),
+            };
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    };
+    let answered: usize = tokio::select! {
+        answered = asking => answered.into_iter().sum(),
+        () = changing => unreachable!(),
+    };
+    assert!(answered > 0);
+}
