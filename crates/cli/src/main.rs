@@ -63,12 +63,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Cluster(Cluster::Show { name, output }) => {
             commands::cluster_show(&name, output.output).await
         }
-        Command::Cluster(Cluster::Join {
-            name,
-            kubeconfig,
-            dry_run,
-            force,
-        }) => membership::join(&name, &kubeconfig, dry_run, force).await,
+        Command::Cluster(Cluster::Join(join)) => membership::join(&join).await,
         Command::Cluster(Cluster::Leave { name, yes }) => membership::leave(&name, yes).await,
         Command::Doctor { clusters, output } => commands::doctor(&clusters, output.output).await,
         Command::RestoreAccess {

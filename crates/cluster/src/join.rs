@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::{
     CallerCredential, Host, Kubeconfig, Member, SettingsError,
     doctor::{self, Finding, Severity},
+    guard::{AddressGuard, GuardError},
     host::clusters,
 };
 
@@ -42,6 +43,9 @@ pub enum JoinError {
     /// The kubeconfig cannot be used.
     #[error("kubeconfig: {0}")]
     Kubeconfig(#[from] SettingsError),
+    /// The kubeconfig leads to an address that is not asked.
+    #[error("kubeconfig: {0}")]
+    Address(#[from] GuardError),
     /// The cluster is in the fleet already.
     #[error("this is the cluster {0}, which is in the fleet already")]
     Same(String),
@@ -78,6 +82,8 @@ pub struct Request {
     pub dry_run: bool,
     /// Join although the member refuses the host's tokens in a way that `restore` repairs.
     pub force: bool,
+    /// The addresses that may be asked.
+    pub guard: AddressGuard,
     /// A token of the host, which the member should accept.
     pub proof: CallerCredential,
 }
@@ -116,6 +122,7 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     if taken.is_some() {
         return Err(JoinError::Taken(name.clone()));
     }
+    request.guard.check(&kubeconfig.server).await?;
     let server = kubeconfig.server.to_string();
     let text = String::from_utf8_lossy(&request.kubeconfig);
     let mut object = seed::member_cluster(name, &text, &server, None);

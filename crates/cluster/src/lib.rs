@@ -7,6 +7,7 @@
 pub mod doctor;
 pub mod enrol;
 mod forward;
+pub mod guard;
 mod host;
 pub mod join;
 mod kubeconfig;
@@ -19,7 +20,9 @@ mod refusal;
 mod registry;
 pub mod restore;
 mod target;
+pub mod tower;
 pub mod tunnel;
+pub mod validation;
 
 pub use forward::{
     CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER, with_causes,

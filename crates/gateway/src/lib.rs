@@ -8,6 +8,7 @@
 mod answer;
 mod audit;
 mod callers;
+mod clusters;
 mod edge;
 mod gateway;
 mod handlers;
@@ -23,7 +24,9 @@ mod sessions;
 mod settings;
 
 pub use audit::{Audit, AuditLog, Object, Record};
-pub use callers::{Caller, Callers, GrantError, Profile, Rejection, Tokens, needs_no_role};
+pub use callers::{
+    Caller, Callers, GrantError, Profile, Rejection, Tokens, is_open, needs_no_role,
+};
 pub use gateway::{Counters, Gateway, GatewayParts, Peer};
 pub use kube_proxy::{KubeProxy, KubeProxyError};
 pub use reload::{Follower, ReloadCounters, read};

@@ -284,6 +284,8 @@ impl Plan<'_> {
             image: &self.program.image,
             password_hash: &self.password_hash,
             node_port,
+            // The members of this fleet are at home here.
+            allowed_addresses: &["127.0.0.0/8"],
         });
         if role == Role::Host {
             options.objects.extend(self.certificate.clone());

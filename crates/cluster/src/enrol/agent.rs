@@ -6,7 +6,6 @@ use std::{fmt, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header, uri::PathAndQuery};
-use http_body_util::{BodyExt, Limited};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Namespace, Secret},
@@ -18,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Enrolled, Facts, manifest::AGENT};
+use crate::peek::read_at_most;
 use crate::tunnel::authority::{
     AuthorityError, Identity, Issued, certifies, check_pin, private_key, request_certificate,
 };
@@ -288,11 +288,9 @@ async fn ask<T: DeserializeOwned>(
     let answered = async {
         let answer = upstream.send(request, forward).await.map_err(unreachable)?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), LARGEST_ANSWER)
-            .collect()
+        let body = read_at_most(answer.into_body(), LARGEST_ANSWER)
             .await
-            .map_err(|_| AgentError::Answer("it broke off, or is too large"))?
-            .to_bytes();
+            .ok_or(AgentError::Answer("it broke off, or is too large"))?;
         understand(status, &body)
     };
     let answered = tokio::time::timeout(ANSWER, answered).await;

@@ -154,6 +154,7 @@ impl RealFleet {
             image: IMAGE,
             password_hash: hash,
             node_port: None,
+            allowed_addresses: &["127.0.0.0/8"],
         });
         if role == Role::Host {
             let issued = self
