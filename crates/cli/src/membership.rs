@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::arguments::Join;
+use crate::arguments::{Join, TrustWord};
 use crate::failure::{Exit, Failure};
 use crate::hub::{Answer, Hub};
 use crate::output::{self, Format};
@@ -16,7 +16,10 @@ const CLUSTERS: &str = "/kapis/hub.kubeaihub.io/v1/clusters";
 /// Joins a cluster, in one of the two ways.
 pub async fn join(wanted: &Join) -> Result<(), Failure> {
     match &wanted.kubeconfig {
-        Some(kubeconfig) => direct(&wanted.name, kubeconfig, wanted.dry_run, wanted.force).await,
+        Some(kubeconfig) => {
+            let (dry_run, force) = (wanted.dry_run, wanted.force);
+            direct(&wanted.name, kubeconfig, dry_run, force, wanted.trust).await
+        }
         None => invite(wanted).await,
     }
 }
@@ -69,7 +72,13 @@ async fn invite(wanted: &Join) -> Result<(), Failure> {
 }
 
 /// Has the host look at a cluster, and join it.
-async fn direct(name: &str, kubeconfig: &Path, dry_run: bool, force: bool) -> Result<(), Failure> {
+async fn direct(
+    name: &str,
+    kubeconfig: &Path,
+    dry_run: bool,
+    force: bool,
+    trust: Option<TrustWord>,
+) -> Result<(), Failure> {
     let text = std::fs::read(kubeconfig).map_err(|error| {
         Failure::new(
             format!("read {}", kubeconfig.display()),
@@ -84,10 +93,13 @@ async fn direct(name: &str, kubeconfig: &Path, dry_run: bool, force: bool) -> Re
         "kubeconfig": STANDARD.encode(text),
         "dryRun": dry_run,
         "force": force,
+        "trust": trust.map(|trust| trust.trust().as_str()),
     });
     let report = understand(name, &hub.post(CLUSTERS, &wanted).await?)?;
     let server = report.get("server").and_then(Value::as_str);
     let server = server.unwrap_or_default();
+    let trust = report.get("trust").and_then(Value::as_str);
+    let trust = trust.unwrap_or_default();
     let findings = report.get("findings").and_then(Value::as_array);
     for finding in findings.into_iter().flatten() {
         let text = |field: &str| finding.get(field).and_then(Value::as_str).unwrap_or("");
@@ -99,9 +111,9 @@ async fn direct(name: &str, kubeconfig: &Path, dry_run: bool, force: bool) -> Re
         ));
     }
     output::data(&if dry_run {
-        format!("{name} at {server} can join.\n")
+        format!("{name} at {server} can join, with {trust} trust.\n")
     } else {
-        format!("{name} at {server} has joined.\n")
+        format!("{name} at {server} has joined, with {trust} trust.\n")
     })
 }
 

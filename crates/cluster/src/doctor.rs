@@ -42,6 +42,9 @@ pub struct Finding {
 #[must_use]
 pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
     let remedy = code.remedy();
+    if code == AccessCode::SignatureInvalid && AccessCode::is_about_keys(evidence) {
+        return untold(cluster, evidence);
+    }
     Finding {
         cluster: cluster.to_owned(),
         code,
@@ -59,5 +62,20 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
             AccessCode::TokenNotInCache | AccessCode::SignatureInvalid
         ) || (code == AccessCode::MemberNotReady
             && evidence.contains("0 of 0 replicas")),
+    }
+}
+
+/// A member that does not know the host's keys, of which no secret in its configuration is the cause.
+fn untold(cluster: &str, evidence: &str) -> Finding {
+    Finding {
+        cluster: cluster.to_owned(),
+        code: AccessCode::SignatureInvalid,
+        severity: AccessCode::SignatureInvalid.severity(),
+        evidence: evidence.to_owned(),
+        consequence: "The member does not know the keys by which this host signs for it, so it refuses everyone who comes through the host."
+            .to_owned(),
+        remedy: format!("Tell it the keys again with `kah restore-access {cluster}`."),
+        commands: vec![format!("kah restore-access {cluster}")],
+        repairable: true,
     }
 }

@@ -12,7 +12,7 @@ mod state;
 use std::{ops::ControlFlow, time::Duration};
 
 use jiff::Timestamp;
-use kah_api::access::Remedy;
+use kah_api::{access::Remedy, cluster::Trust};
 use serde::Serialize;
 
 use crate::{AccessCode, Answer, CallerCredential, Host};
@@ -61,6 +61,9 @@ pub enum RestoreError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The host's keys could not be published.
+    #[error("tell the member the keys of this host")]
+    Keys(#[source] Box<crate::trust::TrustError>),
     /// Another run is at it.
     #[error("access is being restored by {by}, at step {step:?}: wait for it to end")]
     Busy {
@@ -201,7 +204,25 @@ pub async fn restore(
     request: &Request,
     observer: Observer<'_>,
 ) -> Result<Report, RestoreError> {
-    let on_member = OnMember::find(host, request)?;
+    restore_for(host, request, None, observer).await
+}
+
+/// The same for a member that is to accept the shared secret, whatever trust is in force.
+pub(crate) async fn restore_shared_secret(
+    host: &Host,
+    request: &Request,
+    observer: Observer<'_>,
+) -> Result<Report, RestoreError> {
+    restore_for(host, request, Some(Trust::SharedSecret), observer).await
+}
+
+async fn restore_for(
+    host: &Host,
+    request: &Request,
+    trust: Option<Trust>,
+    observer: Observer<'_>,
+) -> Result<Report, RestoreError> {
+    let on_member = OnMember::find(host, request, trust)?;
     let stored = Stored::of(host, &request.cluster);
     if let Some(begun) = on_member.begun()
         && !request.dry_run
@@ -211,12 +232,32 @@ pub async fn restore(
         return run.go_on(observer).await;
     }
     let before = on_member.probe().await;
+    if let Answer::Refused { code, evidence } = &before
+        && let Some(told) = on_member.untold().await
+    {
+        // Nothing of its configuration is at fault as long as it does not know the keys by which the host signs.
+        let report = Report {
+            cluster: request.cluster.clone(),
+            outcome: Outcome::Planned,
+            code: *code,
+            evidence: evidence.clone(),
+            changes: vec![told],
+            scaled: false,
+            restarted: false,
+            resumed: false,
+        };
+        if request.dry_run {
+            return Ok(report);
+        }
+        if on_member.tell_again().await? {
+            let outcome = Outcome::Restored;
+            return Ok(Report { outcome, ..report });
+        }
+    }
     let map = on_member.configuration().await?;
-    let plan = plan(
-        &on_member.host_configuration().await?,
-        &member::text(&map),
-        uuid::Uuid::new_v4().as_bytes(),
-    )?;
+    let plan = on_member
+        .plan(&member::text(&map), uuid::Uuid::new_v4().as_bytes())
+        .await?;
     let scaled = on_member.has_no_replicas().await?;
     let (code, evidence) = match before {
         Answer::Accepted => {
@@ -413,11 +454,10 @@ impl<'a> Run<'a> {
                 }
                 self.keep(|state| state.step = Step::Changed).await?;
             } else {
-                let plan = plan(
-                    &self.member.host_configuration().await?,
-                    &member::text(&map),
-                    uuid::Uuid::new_v4().as_bytes(),
-                )?;
+                let plan = self
+                    .member
+                    .plan(&member::text(&map), uuid::Uuid::new_v4().as_bytes())
+                    .await?;
                 self = self.change(map, &plan, observer).await?;
             }
             self.observe(observer)?;

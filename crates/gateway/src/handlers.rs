@@ -66,6 +66,20 @@ impl Inner {
             Endpoint::ClusterValidation => self.validate_cluster(arrived).await,
             Endpoint::ClusterKubeconfig => self.replace_kubeconfig(matched.name(), arrived).await,
             Endpoint::ClusterAgent => self.agent_deployment(matched.name(), arrived).await,
+            Endpoint::HubTrust => {
+                let answered = self.trust(arrived.settings.multicluster).await;
+                or_status(&arrived, answered)
+            }
+            Endpoint::HubMoveTrust => {
+                let answered = self.move_trust(matched.name(), &mut arrived).await;
+                or_status(&arrived, answered)
+            }
+            Endpoint::HubRotate => {
+                let by = arrived.caller.name.clone();
+                let answered = self.rotate(&by).await;
+                or_status(&arrived, answered)
+            }
+            Endpoint::HubTunnel => self.tunnel(&mut arrived),
             Endpoint::Logout => oauth::logout(&*self.callers, arrived).await,
         }
     }

@@ -7,6 +7,8 @@ mod doctor;
 mod enrol;
 mod join;
 mod restore;
+mod trust;
+mod tunnel;
 
 use std::sync::Arc;
 

@@ -63,7 +63,8 @@ impl Passwords {
 }
 
 /// Whether a stored password is bcrypt: `$2a$`, `$2b$` or `$2y$`, a cost, and 53 characters.
-fn is_hash(text: &str) -> bool {
+#[must_use]
+pub fn is_hash(text: &str) -> bool {
     text.len() == 60
         && ["$2a$", "$2b$", "$2y$"]
             .iter()

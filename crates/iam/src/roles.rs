@@ -93,7 +93,7 @@ pub fn is_open(path: &str) -> bool {
     const HUB: &str = "/kapis/hub.kubeaihub.io/v1/";
     needs_no_role(path)
         || path.strip_prefix(HUB).is_some_and(|path| {
-            matches!(path, "enrol" | "enrol/renew") || path.starts_with("join/")
+            matches!(path, "enrol" | "enrol/renew" | "tunnel") || path.starts_with("join/")
         })
 }
 

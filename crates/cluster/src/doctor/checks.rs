@@ -49,6 +49,12 @@ fn refusal(evidence: &Evidence) -> Cause {
     else {
         return None;
     };
+    // Only a member takes the word of a host.
+    if AccessCode::is_about_keys(words)
+        && let Some(cause) = wrong_role(evidence)
+    {
+        return Some(cause);
+    }
     matches!(
         code,
         AccessCode::TokenNotInCache
@@ -121,6 +127,12 @@ fn settings(evidence: &Evidence) -> Cause {
             "there is no ConfigMap kubesphere-config".into(),
         )),
         Asked::Forbidden(words) => Some((AccessCode::ConfigUnreadable, words.clone())),
+        _ => wrong_role(evidence),
+    }
+}
+
+fn wrong_role(evidence: &Evidence) -> Cause {
+    match &evidence.settings {
         Asked::Told(Settings::Read { role }) if role != "member" => Some((
             AccessCode::WrongRole,
             format!("multicluster.clusterRole is {role:?}"),
@@ -247,6 +259,23 @@ mod tests {
                 role: "host".into(),
             }),
             ..healthy()
+        };
+        assert_eq!(codes(&role), [C::WrongRole]);
+        let unknown = |words: &str| Evidence {
+            route: Answer::Refused {
+                code: Some(C::SignatureInvalid),
+                evidence: format!("401: Unauthorized: {words}"),
+            },
+            ..healthy()
+        };
+        let words = "signing method EdDSA is invalid";
+        let told = examine(&unknown(words));
+        assert!(told[0].repairable && told[0].remedy.contains("kah restore-access m"));
+        let role = Evidence {
+            settings: Asked::Told(Settings::Read {
+                role: "none".into(),
+            }),
+            ..unknown(words)
         };
         assert_eq!(codes(&role), [C::WrongRole]);
         let missing = Evidence {

@@ -7,15 +7,21 @@ use k8s_openapi::{
     ByteString,
     api::{apps::v1::Deployment, core::v1::ConfigMap},
 };
-use kah_api::seed;
+use kah_api::{cluster::Trust, seed};
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
-use super::{ANNOTATION, Plan, Request, RestoreError, State, plan};
-use crate::{Answer, Host, Member};
+use super::{
+    ANNOTATION, Change, Plan, Request, RestoreError, State,
+    plan::{plan, plan_of_role},
+};
+use crate::{
+    AccessCode, Answer, Host, Member,
+    trust::{self, rotation::Told},
+};
 
 /// The key of the configuration in the ConfigMap.
 const TEXT: &str = "kubesphere.yaml";
@@ -27,12 +33,18 @@ pub(super) struct OnMember<'a> {
     host: &'a Host,
     request: &'a Request,
     member: Arc<Member>,
+    /// The trust that is to work, where it is not the one that is in force.
+    trust: Option<Trust>,
     maps: Api<ConfigMap>,
     deployments: Api<Deployment>,
 }
 
 impl<'a> OnMember<'a> {
-    pub(super) fn find(host: &'a Host, request: &'a Request) -> Result<Self, RestoreError> {
+    pub(super) fn find(
+        host: &'a Host,
+        request: &'a Request,
+        trust: Option<Trust>,
+    ) -> Result<Self, RestoreError> {
         let name = &request.cluster;
         let member = host
             .registry
@@ -50,6 +62,7 @@ impl<'a> OnMember<'a> {
             maps: Api::namespaced(client.clone(), seed::NAMESPACE),
             deployments: Api::namespaced(client, seed::NAMESPACE),
             member,
+            trust,
         })
     }
 
@@ -62,7 +75,14 @@ impl<'a> OnMember<'a> {
     /// Whether the member accepts the proof, as the Cluster object is now.
     pub(super) async fn probe(&self) -> Answer {
         match self.host.registry.get(&self.request.cluster) {
-            Some(member) => member.probe(&self.request.proof).await,
+            Some(member) => match self.trust {
+                Some(trust) => {
+                    let identity = member.identity().unwrap_or_default();
+                    let member = member.with_trust(trust, identity);
+                    member.probe(&self.request.proof).await
+                }
+                None => member.probe(&self.request.proof).await,
+            },
             None => Answer::Refused {
                 code: None,
                 evidence: "the Cluster has gone".into(),
@@ -70,7 +90,53 @@ impl<'a> OnMember<'a> {
         }
     }
 
-    pub(super) async fn host_configuration(&self) -> Result<String, RestoreError> {
+    fn trust(&self) -> Trust {
+        self.trust.unwrap_or(self.member.trust())
+    }
+
+    /// What has to change in this `kubesphere.yaml` for the trust that is to work.
+    pub(super) async fn plan(&self, text: &str, key: &[u8]) -> Result<Plan, RestoreError> {
+        match self.trust() {
+            Trust::Federated => plan_of_role(text),
+            Trust::SharedSecret => plan(&self.host_configuration().await?, text, key),
+        }
+    }
+
+    /// What a federated member has to be told, if it does not know all of the host's keys.
+    pub(super) async fn untold(&self) -> Option<Change> {
+        if self.trust() != Trust::Federated {
+            return None;
+        }
+        let from = match trust::told(self.host, &self.member).await {
+            Told::Other(ids) if ids.is_empty() => "no keys of this host".to_owned(),
+            Told::Other(ids) => ids.join(", "),
+            Told::Foreign(issuer) => format!("the keys of {issuer}"),
+            Told::All | Told::Away(_) => return None,
+        };
+        Some(Change {
+            key: "ConfigMap hub-trust".into(),
+            from,
+            to: "the keys of this host".into(),
+            code: AccessCode::SignatureInvalid,
+        })
+    }
+
+    /// Tells the member, and says whether it accepts then.
+    pub(super) async fn tell_again(&self) -> Result<bool, RestoreError> {
+        trust::tell(self.host, &self.member)
+            .await
+            .map_err(|error| RestoreError::Keys(Box::new(error)))?;
+        let deadline = tokio::time::Instant::now() + self.request.patience.live;
+        while self.probe().await != Answer::Accepted {
+            if tokio::time::Instant::now() >= deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(self.request.patience.look).await;
+        }
+        Ok(true)
+    }
+
+    async fn host_configuration(&self) -> Result<String, RestoreError> {
         let maps: Api<ConfigMap> = Api::namespaced(self.host.client.clone(), seed::NAMESPACE);
         let map = maps
             .get(seed::CONFIG)
@@ -124,7 +190,7 @@ impl<'a> OnMember<'a> {
         };
         // An edit by hand keeps mark and backup. What we wrote follows from the backup and the host's configuration, so it can be told without
         // keeping a trace of it.
-        let written = plan(&self.host_configuration().await?, &backup, &[])?;
+        let written = self.plan(&backup, &[]).await?;
         if written.text != text(&map) {
             return Ok(false);
         }

@@ -49,29 +49,10 @@ impl std::fmt::Debug for Plan {
 /// # Errors
 /// [`RestoreError::Configuration`] where one cannot be read, [`RestoreError::ActsAsHost`] where the member serves members of its own.
 pub fn plan(host: &str, member: &str, key: &[u8]) -> Result<Plan, RestoreError> {
-    let unreadable = |of: &'static str| {
-        move |error: kah_api::config::ConfigError| RestoreError::Configuration {
-            of,
-            source: Box::new(error),
-        }
-    };
     let none = BTreeMap::new();
     let host = Configuration::read(host, &none).map_err(unreadable("the host"))?;
     let is = Configuration::read(member, &none).map_err(unreadable("the member"))?;
-    if is.multicluster.enable && is.multicluster.cluster_role == "host" {
-        return Err(RestoreError::ActsAsHost);
-    }
-    let mut plan = Plan {
-        changes: Vec::new(),
-        text: member.to_owned(),
-    };
-    if is.multicluster.cluster_role != "member" {
-        let from = match is.multicluster.cluster_role.as_str() {
-            "" => "not set".to_owned(),
-            role => role.to_owned(),
-        };
-        plan.set(ROLE, "member", from, "member".into(), AccessCode::WrongRole)?;
-    }
+    let mut plan = role(member, &is)?;
     let (wanted, found) = (
         &host.authentication.jwt_secret,
         &is.authentication.jwt_secret,
@@ -107,6 +88,37 @@ pub fn plan(host: &str, member: &str, key: &[u8]) -> Result<Plan, RestoreError> 
         )?;
     }
     Ok(plan)
+}
+
+/// The same for a member that knows callers by tokens of the host: neither its secret nor its cache matters.
+pub(super) fn plan_of_role(member: &str) -> Result<Plan, RestoreError> {
+    let is = Configuration::read(member, &BTreeMap::new()).map_err(unreadable("the member"))?;
+    role(member, &is)
+}
+
+fn role(text: &str, is: &Configuration) -> Result<Plan, RestoreError> {
+    if is.multicluster.enable && is.multicluster.cluster_role == "host" {
+        return Err(RestoreError::ActsAsHost);
+    }
+    let mut plan = Plan {
+        changes: Vec::new(),
+        text: text.to_owned(),
+    };
+    if is.multicluster.cluster_role != "member" {
+        let from = match is.multicluster.cluster_role.as_str() {
+            "" => "not set".to_owned(),
+            role => role.to_owned(),
+        };
+        plan.set(ROLE, "member", from, "member".into(), AccessCode::WrongRole)?;
+    }
+    Ok(plan)
+}
+
+fn unreadable(of: &'static str) -> impl FnOnce(kah_api::config::ConfigError) -> RestoreError {
+    move |error| RestoreError::Configuration {
+        of,
+        source: Box::new(error),
+    }
 }
 
 impl Plan {

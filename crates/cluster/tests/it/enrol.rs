@@ -55,6 +55,11 @@ impl Stage {
             host: Host {
                 client: plane.client(),
                 registry,
+                prover: kah_cluster::proof::Prover::without_key(
+                    Arc::default(),
+                    Arc::default(),
+                    clock.clone(),
+                ),
                 clock: clock.clone(),
                 tasks: TaskTracker::new(),
             },

@@ -65,6 +65,7 @@ pub fn hop(target: &str) -> Hop {
         },
         client: Some([10, 0, 0, 9].into()),
         long_running: false,
+        ends: None,
     }
 }
 

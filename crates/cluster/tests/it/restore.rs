@@ -17,6 +17,7 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kah_api::seed::{self, Role, Seed};
 use kah_cluster::{
     CallerCredential, Host,
+    proof::Prover,
     restore::{Outcome, Patience, Report, Request, RestoreError, Step, restore},
 };
 use kah_iam::Clock;
@@ -151,6 +152,7 @@ impl Stage {
             host: Host {
                 client: planes[0].client(),
                 registry,
+                prover: Prover::without_key(Arc::default(), Arc::default(), clock.clone()),
                 clock: clock.clone(),
                 tasks: TaskTracker::new(),
             },

@@ -3,7 +3,7 @@
 use axum::response::Response;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{StatusCode, header};
-use kah_api::status::Status;
+use kah_api::{cluster::Trust, status::Status};
 use kah_cluster::join::{JoinError, Request, join, leave};
 use serde::Deserialize;
 use serde_json::json;
@@ -35,6 +35,8 @@ pub(super) struct Wanted {
     pub(super) dry_run: bool,
     #[serde(default)]
     pub(super) force: bool,
+    /// Where nobody says: federated if the member offers it.
+    trust: Option<Trust>,
 }
 
 impl Inner {
@@ -73,6 +75,7 @@ impl Inner {
             dry_run: wanted.dry_run,
             force: wanted.force,
             guard: arrived.settings.guard.clone(),
+            trust: wanted.trust,
             proof,
         };
         match join(&host, &request).await {
@@ -108,6 +111,9 @@ impl Inner {
 }
 
 pub(super) fn refusal(error: &JoinError) -> Status {
+    if let JoinError::Trust(error) = error {
+        return super::trust::refusal(error);
+    }
     let (code, reason) = match error {
         JoinError::Unknown(_) => (404, "NotFound"),
         JoinError::Taken(_) => (409, "AlreadyExists"),

@@ -83,7 +83,7 @@ impl Inner {
     }
 }
 
-fn refusal(error: &RestoreError) -> Status {
+pub(super) fn refusal(error: &RestoreError) -> Status {
     let (code, reason) = match error {
         RestoreError::Unknown(_) => (404, "NotFound"),
         RestoreError::IsHost(_) => (400, "BadRequest"),

@@ -1,0 +1,193 @@
+//! Which members there are to propagate to, and the worker of each.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use futures::StreamExt;
+use kah_api::cluster::HOST_LABEL;
+use kah_cluster::{Host, propagate::Owner};
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, GroupVersionKind},
+    runtime::{WatchStreamExt, watcher},
+};
+use serde_json::Value;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Pace,
+    member::{Memory, Worker},
+    queue::Queue,
+    sources::Sources,
+};
+
+pub(super) type Labels = BTreeMap<String, String>;
+
+/// The workers, one a member.
+pub(super) struct Fleet {
+    pace: Pace,
+    host: Host,
+    owner: Owner,
+    sources: Arc<Sources>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    workers: Mutex<HashMap<String, Running>>,
+}
+
+struct Running {
+    uid: Option<String>,
+    /// What decides over the way to the member: if it changes, trying again at once makes sense.
+    way: Value,
+    labels: Arc<ArcSwap<Labels>>,
+    queue: Arc<Queue>,
+    stop: CancellationToken,
+}
+
+impl Fleet {
+    pub(super) fn new(
+        pace: Pace,
+        host: Host,
+        owner: Owner,
+        sources: Arc<Sources>,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            pace,
+            host,
+            owner,
+            sources,
+            stop,
+            tasks,
+            workers: Mutex::default(),
+        }
+    }
+
+    fn workers(&self) -> MutexGuard<'_, HashMap<String, Running>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One source has changed.
+    pub(super) fn tell(&self, index: usize, name: &str) {
+        for worker in self.workers().values() {
+            worker.queue.push((index, name.to_owned()));
+        }
+    }
+
+    /// Everything may have.
+    pub(super) fn tell_all(&self) {
+        for worker in self.workers().values() {
+            worker.queue.push_all();
+        }
+    }
+
+    /// Follows the Cluster objects: begins, wakes and ends workers.
+    pub(super) async fn follow(&self) {
+        let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "clusters");
+        let clusters: Api<DynamicObject> = Api::all_with(self.host.client.clone(), &resource);
+        let mut events =
+            std::pin::pin!(watcher(clusters, watcher::Config::default()).default_backoff());
+        let mut listed: Vec<String> = Vec::new();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitApply(cluster)) => {
+                    listed.extend(cluster.metadata.name.clone());
+                    self.apply(&cluster);
+                }
+                Ok(watcher::Event::InitDone) => {
+                    let gone: Vec<String> = self
+                        .workers()
+                        .keys()
+                        .filter(|name| !listed.contains(name))
+                        .cloned()
+                        .collect();
+                    gone.iter().for_each(|name| self.end(name));
+                }
+                Ok(watcher::Event::Apply(cluster)) => self.apply(&cluster),
+                Ok(watcher::Event::Delete(cluster)) => {
+                    if let Some(name) = &cluster.metadata.name {
+                        self.end(name);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = super::chain(&error), "watch Clusters; trying again")
+                }
+            }
+        }
+    }
+
+    fn end(&self, name: &str) {
+        if let Some(worker) = self.workers().remove(name) {
+            worker.stop.cancel();
+        }
+    }
+
+    fn apply(&self, cluster: &DynamicObject) {
+        let Some(name) = cluster.metadata.name.clone() else {
+            return;
+        };
+        let labels = cluster.metadata.labels.clone().unwrap_or_default();
+        if cluster.metadata.deletion_timestamp.is_some() || labels.contains_key(HOST_LABEL) {
+            self.end(&name);
+            return;
+        }
+        let way = way(cluster);
+        if let Some(known) = self.workers().get_mut(&name)
+            && known.uid == cluster.metadata.uid
+        {
+            if **known.labels.load() != labels {
+                known.labels.store(Arc::new(labels));
+                known.queue.push_all();
+            }
+            if known.way != way {
+                known.way = way;
+                known.queue.push_all();
+            }
+            return;
+        }
+        self.end(&name);
+        let running = Running {
+            uid: cluster.metadata.uid.clone(),
+            way,
+            labels: Arc::new(ArcSwap::from_pointee(labels)),
+            queue: Arc::default(),
+            stop: self.stop.child_token(),
+        };
+        let worker = Worker {
+            pace: self.pace,
+            host: self.host.clone(),
+            owner: self.owner.clone(),
+            sources: self.sources.clone(),
+            name: name.clone(),
+            uid: running.uid.clone().unwrap_or_default(),
+            labels: running.labels.clone(),
+            queue: running.queue.clone(),
+            memory: Memory::default(),
+        };
+        self.tasks
+            .spawn(running.stop.clone().run_until_cancelled_owned(worker.run()));
+        self.workers().insert(name, running);
+    }
+}
+
+/// The connection, and whether the cluster is said to be ready.
+fn way(cluster: &DynamicObject) -> Value {
+    let conditions = cluster
+        .data
+        .pointer("/status/conditions")
+        .and_then(Value::as_array);
+    let ready = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == "Ready");
+    serde_json::json!([
+        cluster.data.pointer("/spec/connection"),
+        cluster.data.pointer("/status/uid"),
+        ready.map(|ready| &ready["status"]),
+    ])
+}

@@ -1,0 +1,3 @@
+//! The reconcilers against whole control planes.
+
+mod propagation;
