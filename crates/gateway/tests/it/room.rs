@@ -140,6 +140,7 @@ pub fn settings(multicluster: bool) -> Settings {
         oauth: json!({"issuer": "kubesphere", "accessTokenMaxAge": 7_200_000_000_000_u64}),
         configz: json!({"multicluster": multicluster}),
         gpu_kinds: json!([]),
+        ..Settings::default()
     }
 }
 
