@@ -69,6 +69,12 @@ pub enum Command {
     RestoreAccess {
         /// The member
         cluster: String,
+        /// A kubeconfig of the member that takes the place of the stored one
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// SHA-256 fingerprint of the member's new certificate authority, which is trusted from now on
+        #[arg(long, value_name = "FINGERPRINT", conflicts_with = "kubeconfig")]
+        accept_ca: Option<String>,
         /// Show what would change, and change nothing
         #[arg(long)]
         dry_run: bool,

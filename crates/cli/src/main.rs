@@ -80,12 +80,16 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Doctor { clusters, output } => commands::doctor(&clusters, output.output).await,
         Command::RestoreAccess {
             cluster,
+            kubeconfig,
+            accept_ca,
             dry_run,
             yes,
             output,
         } => {
             restore_access::run(&restore_access::Options {
                 cluster,
+                kubeconfig,
+                accept_ca,
                 dry_run,
                 yes,
                 format: output.output,

@@ -453,6 +453,8 @@ async fn to_shared_secret(
             by: request.by.clone(),
             dry_run: false,
             proof: request.proof.clone(),
+            kubeconfig: None,
+            accept_ca: None,
             patience: request.patience.restore,
         };
         let mut observer = |_: &restore::State| std::ops::ControlFlow::Continue(());

@@ -73,7 +73,8 @@ fn decide(case: &Case, now: Timestamp) -> Next {
         return Next::Wait(None);
     }
     if let Some(begun) = &case.begun {
-        return if now.duration_since(begun.renewed) >= STALE {
+        let silent = Duration::try_from(now.duration_since(begun.renewed)).unwrap_or_default();
+        return if silent >= STALE {
             Next::Resume
         } else {
             Next::Wait(begun.renewed.checked_add(STALE).ok())
@@ -222,6 +223,8 @@ async fn attempt(
         by: BY.to_owned(),
         dry_run: false,
         proof,
+        kubeconfig: None,
+        accept_ca: None,
         patience: Patience::default(),
     };
     let mut observer = |state: &State| {
@@ -312,6 +315,7 @@ mod tests {
             restart: at(0),
             keys: Vec::new(),
             scaled: false,
+            user: None,
             restarted: false,
         })
     }

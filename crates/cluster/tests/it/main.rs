@@ -4,8 +4,10 @@
 #[path = "../../../testkit/src/member.rs"]
 mod member;
 
+mod connection;
 mod enrol;
 mod forward;
+mod killed;
 mod kubeconfig;
 mod registry;
 mod restore;
