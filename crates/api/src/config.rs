@@ -26,6 +26,8 @@ pub struct Configuration {
     pub authorization_mode: String,
     /// Host or member.
     pub multicluster: Multicluster,
+    /// What is ours alone.
+    pub hub: Hub,
     /// Where tokens are remembered.
     pub cache: Cache,
     /// How to reach the cluster's own API.
@@ -152,12 +154,6 @@ impl Configuration {
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
-    }
-
-    /// The section `hub:`, ours alone (differences.md A7); null if absent.
-    #[must_use]
-    pub fn hub(&self) -> &serde_json::Value {
-        self.raw.0.get("hub").unwrap_or(&serde_json::Value::Null)
     }
 
     /// `configs/gpu/kinds`.

@@ -41,6 +41,8 @@ pub struct Seed<'a> {
     pub password_hash: &'a str,
     /// Makes the Service a NodePort on this port.
     pub node_port: Option<u16>,
+    /// `hub.allowedAddresses` of a host.
+    pub allowed_addresses: &'a [&'a str],
 }
 
 /// All objects of one cluster, in an order in which they can be created. The CRDs are not among them.
@@ -173,9 +175,10 @@ multicluster:
   enable: {enable}
   clusterRole: {role}
   hostClusterName: host
-"#,
+{hub}"#,
         secret = seed.jwt_secret,
         age = seed.access_token_max_age,
+        hub = hub(seed),
     );
     json!({
         "apiVersion": "v1",
@@ -183,6 +186,22 @@ multicluster:
         "metadata": {"name": CONFIG, "namespace": NAMESPACE},
         "data": {"kubesphere.yaml": text},
     })
+}
+
+/// The section of ours, where there is anything to say.
+fn hub(seed: &Seed<'_>) -> String {
+    if seed.role == Role::Member || seed.allowed_addresses.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "hub:\n  # Clusters may join although they are at these addresses of this machine.\n  allowedAddresses:\n",
+    );
+    for range in seed.allowed_addresses {
+        text.push_str("  - ");
+        text.push_str(range);
+        text.push('\n');
+    }
+    text
 }
 
 /// The Service. Its port has no name, because the host asks for it as `:ks-apiserver:`.
@@ -341,6 +360,18 @@ mod tests {
             image: "image",
             password_hash: "hash",
             node_port: None,
+            allowed_addresses: &["127.0.0.0/8"],
+        }
+    }
+
+    #[test]
+    fn a_host_allows_the_addresses_that_it_was_given() {
+        for (role, expected) in [(Role::Host, true), (Role::Member, false)] {
+            let map = configuration(&seed(role));
+            let text = map["data"]["kubesphere.yaml"].as_str().unwrap();
+            let read = crate::config::Configuration::read(text, &Default::default()).unwrap();
+            assert_eq!(read.hub.allowed_addresses.len(), usize::from(expected));
+            assert!(read.findings().is_empty(), "{:?}", read.findings());
         }
     }
 

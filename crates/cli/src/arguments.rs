@@ -134,23 +134,8 @@ pub enum Cluster {
         #[command(flatten)]
         output: Output,
     },
-    /// Check a cluster, say what is wrong with it, and join it
-    Join {
-        /// The name that it gets
-        name: String,
-        /// A kubeconfig of the cluster, with an administrator's certificate or token in it
-        #[arg(long, value_name = "FILE")]
-        kubeconfig: PathBuf,
-        /// Only check
-        #[arg(long)]
-        dry_run: bool,
-        /// Join although it refuses the host's tokens, to be repaired by `kah restore-access`
-        #[arg(long)]
-        force: bool,
-        /// By what it is to know callers [default: federated, if it offers that]
-        #[arg(long, value_enum)]
-        trust: Option<TrustWord>,
-    },
+    /// Join a cluster: by its kubeconfig, after checking it, or by an agent in it that dials out to the host
+    Join(Join),
     /// Move a member to another trust, while requests go on
     Trust {
         /// Its name
@@ -176,6 +161,37 @@ pub enum Cluster {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// `kah cluster join`
+#[derive(Args)]
+pub struct Join {
+    /// The name that it gets
+    pub name: String,
+    /// A kubeconfig of the cluster, with an administrator's certificate or token in it
+    #[arg(long, value_name = "FILE", required_unless_present = "agent")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The cluster dials out to the host: print the `kubectl apply` line for it
+    #[arg(long, conflicts_with_all = ["kubeconfig", "dry_run"])]
+    pub agent: bool,
+    /// With --agent: the host's address as the cluster sees it [default: that of the login]
+    #[arg(long, value_name = "URL", requires = "agent")]
+    pub hub_address: Option<String>,
+    /// With --agent: accept a host without TLS; the join token travels in clear
+    #[arg(long, requires = "agent")]
+    pub insecure_hub: bool,
+    /// Only check
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Join although it refuses the host's tokens, to be repaired by `kah restore-access`; with --agent: invite a cluster anew that had joined
+    #[arg(long)]
+    pub force: bool,
+    /// By what it is to know callers [default: federated, if it offers that]
+    #[arg(long, value_enum, conflicts_with = "agent")]
+    pub trust: Option<TrustWord>,
+    /// Form of the output; with --agent, yaml prints the manifest
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `kah config …`

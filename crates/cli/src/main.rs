@@ -72,13 +72,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Cluster(Cluster::Show { name, output }) => {
             clusters::show(&name, output.output).await
         }
-        Command::Cluster(Cluster::Join {
-            name,
-            kubeconfig,
-            dry_run,
-            force,
-            trust,
-        }) => membership::join(&name, &kubeconfig, dry_run, force, trust).await,
+        Command::Cluster(Cluster::Join(join)) => membership::join(&join).await,
         Command::Cluster(Cluster::Trust {
             name,
             trust,

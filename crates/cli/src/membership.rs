@@ -6,15 +6,73 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::arguments::TrustWord;
+use crate::arguments::{Join, TrustWord};
 use crate::failure::{Exit, Failure};
 use crate::hub::{Answer, Hub};
-use crate::output;
+use crate::output::{self, Format};
 
 const CLUSTERS: &str = "/kapis/hub.kubeaihub.io/v1/clusters";
 
+/// Joins a cluster, in one of the two ways.
+pub async fn join(wanted: &Join) -> Result<(), Failure> {
+    match &wanted.kubeconfig {
+        Some(kubeconfig) => {
+            let (dry_run, force) = (wanted.dry_run, wanted.force);
+            direct(&wanted.name, kubeconfig, dry_run, force, wanted.trust).await
+        }
+        None => invite(wanted).await,
+    }
+}
+
+/// Has the host invite a cluster, and prints what to apply there.
+async fn invite(wanted: &Join) -> Result<(), Failure> {
+    let name = &wanted.name;
+    let (hub, login) = Hub::of_login().await?;
+    let address = wanted.hub_address.as_ref().unwrap_or(&login.address);
+    let body = json!({
+        "name": name,
+        "agent": true,
+        "hub": address,
+        "insecureHub": wanted.insecure_hub,
+        "force": wanted.force,
+    });
+    let invitation = understand(name, &hub.post(CLUSTERS, &body).await?)?;
+    let text = |field: &str| {
+        let text = invitation.get(field).and_then(Value::as_str);
+        text.map(str::to_owned).ok_or_else(|| {
+            Failure::new(
+                format!("understand the host's answer: it has no {field}"),
+                "Check that host and command are of the same version.",
+            )
+        })
+    };
+    let (url, expires, manifest) = (text("url")?, text("expires")?, text("manifest")?);
+    let line = format!("kubectl apply -f {url}");
+    match wanted.output.output {
+        Format::Table => output::data(&format!("{line}\n"))?,
+        Format::Yaml => output::data(&manifest)?,
+        Format::Name => output::data(&format!("{name}\n"))?,
+        Format::Json => {
+            let told = json!({"cluster": name, "expires": expires, "url": url, "command": line});
+            output::value(&told, Format::Json)?;
+        }
+    }
+    output::talk(&format!(
+        "{name} joins when this is applied in it by one of its administrators. It holds a token that is good for one cluster, once, until {expires}."
+    ));
+    if !url.starts_with("https:") {
+        output::talk(&format!(
+            "{address} is not https: the token travels in clear."
+        ));
+    }
+    output::talk(&format!(
+        "If kubectl does not trust the host's certificate: `kah cluster join {name} --agent -o yaml | kubectl --context CONTEXT apply -f -`. What comes next: `kah cluster show {name}`."
+    ));
+    Ok(())
+}
+
 /// Has the host look at a cluster, and join it.
-pub async fn join(
+async fn direct(
     name: &str,
     kubeconfig: &Path,
     dry_run: bool,
@@ -100,6 +158,9 @@ fn understand(name: &str, answer: &Answer) -> Result<Value, Failure> {
         (StatusCode::BAD_REQUEST, _) if answer.message().starts_with("kubeconfig") => {
             "Make one that needs no files or programs: `kubectl config view --minify --flatten --raw`, with a client certificate or a token."
                 .into()
+        }
+        (StatusCode::BAD_REQUEST, _) if answer.message().starts_with("hub:") => {
+            "Give the host's address as the cluster sees it with --hub-address https://HOST.".into()
         }
         (StatusCode::BAD_REQUEST, _) => "Correct that and try again.".into(),
         _ => "Look at the logs of ks-apiserver on the host.".into(),

@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use kah_api::{cluster::Trust, seed};
 use kube::{
+    Api,
     api::{DeleteParams, ListParams, PostParams},
     core::DynamicObject,
 };
@@ -15,6 +16,7 @@ use serde_json::json;
 use crate::{
     CallerCredential, Host, Kubeconfig, Member, SettingsError,
     doctor::{self, Finding, Severity},
+    guard::{AddressGuard, GuardError},
     host::clusters,
     identity::{ANSWER, identity, identity_within},
     propagate::{self, PropagateError},
@@ -44,6 +46,9 @@ pub enum JoinError {
     /// The kubeconfig cannot be used.
     #[error("kubeconfig: {0}")]
     Kubeconfig(#[from] SettingsError),
+    /// The kubeconfig leads to an address that is not asked.
+    #[error("kubeconfig: {0}")]
+    Address(#[from] GuardError),
     /// The cluster is in the fleet already.
     #[error("this is the cluster {0}, which is in the fleet already")]
     Same(String),
@@ -83,6 +88,8 @@ pub struct Request {
     pub dry_run: bool,
     /// Join although the member refuses the host's tokens in a way that `restore` repairs.
     pub force: bool,
+    /// The addresses that may be asked.
+    pub guard: AddressGuard,
     /// The trust to join with; where nobody says, federated if the member offers it.
     pub trust: Option<Trust>,
     /// A token of the host, which the member should accept.
@@ -125,6 +132,7 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     if taken.is_some() {
         return Err(JoinError::Taken(name.clone()));
     }
+    request.guard.check(&kubeconfig.server).await?;
     let server = kubeconfig.server.to_string();
     let text = String::from_utf8_lossy(&request.kubeconfig);
     let mut object = seed::member_cluster(name, &text, &server, None);

@@ -12,6 +12,7 @@ pub mod agent;
 pub mod doctor;
 pub mod enrol;
 mod forward;
+pub mod guard;
 pub mod health;
 mod host;
 mod identity;
@@ -31,8 +32,10 @@ pub mod restore;
 pub mod retry;
 mod sandbox;
 mod target;
+pub mod tower;
 pub mod trust;
 pub mod tunnel;
+pub mod validation;
 
 pub use account::{AccountError, OwnKubernetes};
 pub use forward::{

@@ -101,3 +101,16 @@ impl http_body::Body for Replayed {
         hint
     }
 }
+/// The whole of a body; `None` where it breaks off or is larger than this.
+pub(crate) async fn read_at_most(mut body: Body, limit: usize) -> Option<Bytes> {
+    let mut read = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.ok()?.into_data() {
+            if read.len().saturating_add(data.len()) > limit {
+                return None;
+            }
+            read.extend_from_slice(&data);
+        }
+    }
+    Some(read.into())
+}

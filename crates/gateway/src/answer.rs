@@ -64,6 +64,11 @@ pub fn handler_error(headers: &HeaderMap, code: StatusCode, message: &str) -> Re
     text(code, message)
 }
 
+/// Text as a server of the original's kind writes it that was told no type.
+pub(crate) fn typed_text(code: StatusCode, body: String) -> Response {
+    respond(code, TEXT, body)
+}
+
 /// Text that a browser must not take for anything else, as it is.
 pub(crate) fn plain(code: StatusCode, body: String) -> Response {
     nosniff(respond(code, TEXT, body))

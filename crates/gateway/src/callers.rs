@@ -7,7 +7,7 @@ use http::HeaderValue;
 use kah_api::path::Target;
 
 use kah_iam::Offer;
-pub use kah_iam::roles::needs_no_role;
+pub use kah_iam::roles::{is_open, needs_no_role};
 
 /// Somebody who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub trait Callers: Send + Sync + 'static {
         authorization: Option<&'a HeaderValue>,
     ) -> BoxFuture<'a, Result<Caller, Rejection>>;
 
-    /// Whether the caller may do this, by a role or because the path needs none ([`needs_no_role`]).
+    /// Whether the caller may do this, by a role or because the path needs none ([`is_open`]).
     ///
     /// # Errors
     /// The reason for the refusal, mostly empty.

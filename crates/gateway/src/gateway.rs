@@ -22,7 +22,8 @@ use kah_api::{
     path::{ClusterForm, Target, parse},
     status::Status,
 };
-use kah_cluster::{Host, Registry};
+use kah_cluster::{Host, Registry, enrol::without_tokens};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -36,6 +37,8 @@ use crate::{
     streams::Streams,
 };
 
+/// Enrolments at one time; more are told to come back.
+const ENTRIES: usize = 16;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The address at the other end of the connection.
@@ -78,6 +81,8 @@ pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) host: Option<Host>,
     pub(crate) kube: KubeProxy,
+    /// Enrolments and the like at one time: anybody may ask for them.
+    pub(crate) entries: Semaphore,
     pub(crate) streams: Streams,
     audit: Arc<dyn Audit>,
     counters: Counters,
@@ -115,6 +120,7 @@ impl Gateway {
             registry: parts.registry,
             host: parts.host,
             kube: parts.kube,
+            entries: Semaphore::new(ENTRIES),
             streams: Streams::default(),
             audit: parts.audit,
             counters: Counters::default(),
@@ -178,7 +184,7 @@ impl Inner {
                 source: client,
                 user: String::new(),
                 method: request.method().to_string(),
-                path: request.uri().path().to_owned(),
+                path: without_tokens(request.uri().path()).into_owned(),
                 verb: String::new(),
                 cluster: String::new(),
                 object: Object::default(),
@@ -223,7 +229,7 @@ impl Inner {
             resource: target.resource.clone(),
             subresource: target.subresource.clone(),
             namespace: target.namespace.clone(),
-            name: target.name.clone(),
+            name: without_tokens(&target.name).into_owned(),
         };
         // Authentication: a bad credential ends here, on any path.
         let caller = match self.authenticated(&parts.headers).await {
@@ -343,7 +349,7 @@ impl Inner {
             .client
             .map_or_else(|| "-".to_owned(), |ip| ip.to_string());
         let (method, version) = (arrived.parts.method.clone(), arrived.parts.version);
-        let path = arrived.target.path.clone();
+        let path = without_tokens(&arrived.target.path).into_owned();
         let response = match routes::find(
             &method,
             arrived.target.forward_path(),

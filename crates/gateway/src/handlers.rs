@@ -51,6 +51,21 @@ impl Inner {
                 let answered = self.restore_access(matched.name(), &mut arrived).await;
                 or_status(&arrived, answered)
             }
+            Endpoint::HubEnrol => {
+                let answered = self.enrol(&mut arrived).await;
+                or_status(&arrived, answered)
+            }
+            Endpoint::HubRenew => {
+                let answered = self.renew(&mut arrived).await;
+                or_status(&arrived, answered)
+            }
+            Endpoint::HubManifest => {
+                let answered = self.manifest(matched.name()).await;
+                or_status(&arrived, answered)
+            }
+            Endpoint::ClusterValidation => self.validate_cluster(arrived).await,
+            Endpoint::ClusterKubeconfig => self.replace_kubeconfig(matched.name(), arrived).await,
+            Endpoint::ClusterAgent => self.agent_deployment(matched.name(), arrived).await,
             Endpoint::HubTrust => {
                 let answered = self.trust(arrived.settings.multicluster).await;
                 or_status(&arrived, answered)

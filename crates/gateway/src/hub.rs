@@ -4,6 +4,7 @@
 //! it holds no logic of its own.
 
 mod doctor;
+mod enrol;
 mod join;
 mod restore;
 mod trust;

@@ -8,6 +8,7 @@
 mod answer;
 mod audit;
 mod callers;
+mod clusters;
 mod edge;
 mod gateway;
 mod handlers;
@@ -24,7 +25,9 @@ mod settings;
 mod streams;
 
 pub use audit::{Audit, AuditLog, Object, Record};
-pub use callers::{Caller, Callers, GrantError, Profile, Rejection, Tokens, needs_no_role};
+pub use callers::{
+    Caller, Callers, GrantError, Profile, Rejection, Tokens, is_open, needs_no_role,
+};
 pub use gateway::{Counters, Gateway, GatewayParts, Peer};
 pub use kube_proxy::KubeProxy;
 pub use reload::{Follower, ReloadCounters, read};

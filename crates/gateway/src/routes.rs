@@ -25,6 +25,12 @@ pub enum Endpoint {
     HubLeave,
     HubDoctor,
     HubRestoreAccess,
+    HubEnrol,
+    HubRenew,
+    HubManifest,
+    ClusterValidation,
+    ClusterKubeconfig,
+    ClusterAgent,
     HubTrust,
     HubMoveTrust,
     HubRotate,
@@ -134,6 +140,44 @@ pub const ROUTES: &[Route] = &[
         ..get(
             "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}/restore-access",
             Endpoint::HubRestoreAccess,
+        )
+    },
+    Route {
+        method: Some("POST"),
+        ..get("/kapis/hub.kubeaihub.io/v1/enrol", Endpoint::HubEnrol)
+    },
+    Route {
+        method: Some("POST"),
+        ..get("/kapis/hub.kubeaihub.io/v1/enrol/renew", Endpoint::HubRenew)
+    },
+    Route {
+        json: false,
+        ..get(
+            "/kapis/hub.kubeaihub.io/v1/join/{token}",
+            Endpoint::HubManifest,
+        )
+    },
+    Route {
+        method: Some("POST"),
+        open: false,
+        ..get(
+            "/kapis/cluster.kubesphere.io/v1alpha1/clusters/validation",
+            Endpoint::ClusterValidation,
+        )
+    },
+    Route {
+        method: Some("PUT"),
+        open: false,
+        ..get(
+            "/kapis/cluster.kubesphere.io/v1alpha1/clusters/{cluster}/kubeconfig",
+            Endpoint::ClusterKubeconfig,
+        )
+    },
+    Route {
+        open: false,
+        ..get(
+            "/kapis/cluster.kubesphere.io/v1alpha1/clusters/{cluster}/agent/deployment",
+            Endpoint::ClusterAgent,
         )
     },
     // Open on a member only.

@@ -1,6 +1,7 @@
 //! What of `kubesphere.yaml` the gateway itself acts on, prepared once for each configuration.
 
 use kah_api::config::Configuration;
+use kah_cluster::{guard::AddressGuard, tower::Tower};
 use serde_json::Value;
 
 use crate::edge::Place;
@@ -39,6 +40,10 @@ pub struct Settings {
     pub configz: Value,
     /// The answer of `configs/gpu/kinds`.
     pub gpu_kinds: Value,
+    /// `hub.allowedAddresses`
+    pub guard: AddressGuard,
+    /// What agents of the original are told.
+    pub tower: Tower,
 }
 
 impl From<&Configuration> for Settings {
@@ -57,6 +62,12 @@ impl From<&Configuration> for Settings {
             oauth: configuration.oauth_view(),
             configz: serde_json::to_value(configuration.configz()).unwrap_or_default(),
             gpu_kinds: serde_json::to_value(configuration.gpu_kinds()).unwrap_or_default(),
+            guard: AddressGuard::new(&configuration.hub.allowed_addresses),
+            tower: Tower {
+                address: configuration.multicluster.proxy_publish_address.clone(),
+                service: configuration.multicluster.proxy_publish_service.clone(),
+                image: configuration.multicluster.agent_image.clone(),
+            },
         }
     }
 }

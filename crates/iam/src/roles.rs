@@ -86,6 +86,17 @@ pub fn needs_no_role(path: &str) -> bool {
         || path.starts_with("kapis/config.kubesphere.io/")
 }
 
+/// Whether anybody may use a path of this server itself: those that [`needs_no_role`], and the doors by which agents come, which look at what they
+/// are shown. The doors are no part of `needs_no_role` because what that names is passed on to members for anybody.
+#[must_use]
+pub fn is_open(path: &str) -> bool {
+    const HUB: &str = "/kapis/hub.kubeaihub.io/v1/";
+    needs_no_role(path)
+        || path.strip_prefix(HUB).is_some_and(|path| {
+            matches!(path, "enrol" | "enrol/renew" | "tunnel") || path.starts_with("join/")
+        })
+}
+
 /// Answers "may this identity do this".
 pub struct Authorizer {
     mode: String,
@@ -111,7 +122,7 @@ impl Authorizer {
     pub fn authorize(&self, identity: &Identity, target: &Target) -> Decision {
         let allowed = match self.mode.as_str() {
             "AlwaysAllow" => true,
-            "RBAC" => needs_no_role(&target.path) || self.roles.is_platform_admin(identity),
+            "RBAC" => is_open(&target.path) || self.roles.is_platform_admin(identity),
             _ => return Decision::Refuse("Everything is forbidden.".to_owned()),
         };
         if allowed {

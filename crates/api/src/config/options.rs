@@ -4,7 +4,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::{ConfigError, Configuration, Finding, JwtSecret, Raw, reader::Section};
-use crate::time::GoDuration;
+use crate::{
+    network::{Network, NoNetwork},
+    time::GoDuration,
+};
 
 /// Section `authentication`.
 #[derive(Debug, Clone)]
@@ -102,10 +105,21 @@ pub struct Multicluster {
     pub host_cluster_name: String,
     /// This cluster's own name.
     pub cluster_name: String,
-    /// Public address for agents.
+    /// Public address for the original's agents.
     pub proxy_publish_address: String,
+    /// The Service that publishes one, `NAME[.NAMESPACE[.svc]]`.
+    pub proxy_publish_service: String,
+    /// Image of the original's agent.
+    pub agent_image: String,
     /// How often every Cluster is looked at.
     pub cluster_controller_resync_period: GoDuration,
+}
+
+/// Section `hub`, which is ours (differences.md A7).
+#[derive(Debug, Clone, Default)]
+pub struct Hub {
+    /// Addresses that clusters may have although they are of this machine, of its link or the like.
+    pub allowed_addresses: Vec<Network>,
 }
 
 /// Section `cache`.
@@ -203,11 +217,16 @@ pub(super) fn read(raw: Raw, findings: Vec<Finding>) -> Result<Configuration, Co
             host_cluster_name: multicluster.text("hostClusterName", "host")?,
             cluster_name: multicluster.text("clusterName", "")?,
             proxy_publish_address: multicluster.text("proxyPublishAddress", "")?,
+            proxy_publish_service: multicluster.text("proxyPublishService", "")?,
+            agent_image: multicluster.text("agentImage", "kubesphere/tower:v1.0")?,
             cluster_controller_resync_period: duration(
                 &multicluster,
                 "clusterControllerResyncPeriod",
                 120,
             )?,
+        },
+        hub: Hub {
+            allowed_addresses: networks(&root.section("hub")?, "allowedAddresses")?,
         },
         cache: Cache {
             kind: cache.text("type", "InMemoryCache")?,
@@ -240,6 +259,18 @@ pub(super) fn read(raw: Raw, findings: Vec<Finding>) -> Result<Configuration, Co
             .collect::<Result<_, ConfigError>>()?,
         raw: raw.clone(),
         findings,
+    })
+}
+
+fn networks(section: &Section<'_>, key: &str) -> Result<Vec<Network>, ConfigError> {
+    let parsed: Result<_, NoNetwork> = section
+        .texts(key)?
+        .iter()
+        .map(|text| text.parse())
+        .collect();
+    parsed.map_err(|error| ConfigError::Value {
+        path: format!("hub.{key}"),
+        message: error.to_string(),
     })
 }
 

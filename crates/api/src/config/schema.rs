@@ -7,7 +7,7 @@ use super::{
 
 /// Keys by the path that leads to them; `[]` stands for the items of a list. What is not listed as a parent
 /// is free below.
-const KNOWN: [(&str, &[&str]); 11] = [
+const KNOWN: [(&str, &[&str]); 12] = [
     (
         "",
         &[
@@ -103,6 +103,7 @@ const KNOWN: [(&str, &[&str]); 11] = [
         ],
     ),
     ("cache", &["type", "options"]),
+    ("hub", &["allowedAddresses"]),
     ("kubernetes", &["kubeconfig", "master", "qps", "burst"]),
     ("terminal", &["image", "timeout", "uploadFileLimit"]),
     (

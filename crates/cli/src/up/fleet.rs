@@ -343,6 +343,8 @@ impl Plan<'_> {
             image: &self.program.image,
             password_hash: &self.password_hash,
             node_port,
+            // The members of this fleet are at home here.
+            allowed_addresses: &["127.0.0.0/8"],
         });
         seed::name(&mut options.objects, name);
         if role == Role::Host {

@@ -5,9 +5,7 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, StatusCode, header, uri::PathAndQuery};
-use http_body_util::{BodyExt, Limited};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Namespace, Secret},
@@ -19,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Enrolled, Facts, manifest::AGENT};
+use crate::peek::read_at_most;
 use crate::tunnel::authority::{
     AuthorityError, Identity, Issued, certifies, check_pin, private_key, request_certificate,
 };
@@ -289,13 +288,9 @@ async fn ask<T: DeserializeOwned>(
     let answered = async {
         let answer = upstream.send(request, forward).await.map_err(unreachable)?;
         let status = answer.status();
-        // In a box of its own, without which the compiler does not see that the whole may be sent between threads.
-        let body: BoxFuture<'static, _> =
-            Box::pin(Limited::new(answer.into_body(), LARGEST_ANSWER).collect());
-        let body = body
+        let body = read_at_most(answer.into_body(), LARGEST_ANSWER)
             .await
-            .map_err(|_| AgentError::Answer("it broke off, or is too large"))?
-            .to_bytes();
+            .ok_or(AgentError::Answer("it broke off, or is too large"))?;
         understand(status, &body)
     };
     let answered = tokio::time::timeout(ANSWER, answered).await;

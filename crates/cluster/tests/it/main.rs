@@ -12,6 +12,7 @@ mod killed;
 mod kubeconfig;
 mod registry;
 mod restore;
+mod tunnel;
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::StatusCode;
+use http::{StatusCode, header};
 use kah_api::{cluster::Trust, status::Status};
 use kah_cluster::join::{JoinError, Request, join, leave};
 use serde::Deserialize;
@@ -17,14 +17,24 @@ use crate::{
 /// What may be asked for.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Wanted {
-    name: String,
-    /// YAML, in base64. Secret.
+pub(super) struct Wanted {
+    pub(super) name: String,
+    /// YAML, in base64. Secret. Not with `agent`.
+    #[serde(default)]
     kubeconfig: String,
+    /// Whether the cluster dials out to this hub.
     #[serde(default)]
-    dry_run: bool,
+    pub(super) agent: bool,
+    /// With `agent`: the address by which the cluster reaches this hub; without one, that of this request.
     #[serde(default)]
-    force: bool,
+    pub(super) hub: Option<String>,
+    /// With `agent`: whether that may be plain HTTP.
+    #[serde(default)]
+    pub(super) insecure_hub: bool,
+    #[serde(default)]
+    pub(super) dry_run: bool,
+    #[serde(default)]
+    pub(super) force: bool,
     /// Where nobody says: federated if the member offers it.
     trust: Option<Trust>,
 }
@@ -42,6 +52,20 @@ impl Inner {
         )?;
         let by = arrived.caller.name.clone();
         let wanted: Wanted = body(arrived, LARGEST_BODY).await?;
+        if wanted.agent {
+            let named = arrived.parts.headers.get(header::HOST);
+            let named = named
+                .and_then(|named| named.to_str().ok())
+                .map(str::to_owned);
+            return self
+                .invite_cluster(&host, &by, named.as_deref(), &wanted)
+                .await;
+        }
+        if wanted.kubeconfig.is_empty() {
+            return Err(Box::new(Status::bad_request(
+                "kubeconfig: give one, or agent: true for a cluster that dials out to this hub",
+            )));
+        }
         let kubeconfig = STANDARD
             .decode(wanted.kubeconfig.trim())
             .map_err(|_| Box::new(Status::bad_request("kubeconfig: it is not base64")))?;
@@ -50,6 +74,7 @@ impl Inner {
             kubeconfig,
             dry_run: wanted.dry_run,
             force: wanted.force,
+            guard: arrived.settings.guard.clone(),
             trust: wanted.trust,
             proof,
         };
@@ -85,7 +110,7 @@ impl Inner {
     }
 }
 
-fn refusal(error: &JoinError) -> Status {
+pub(super) fn refusal(error: &JoinError) -> Status {
     if let JoinError::Trust(error) = error {
         return super::trust::refusal(error);
     }
@@ -93,7 +118,10 @@ fn refusal(error: &JoinError) -> Status {
         JoinError::Unknown(_) => (404, "NotFound"),
         JoinError::Taken(_) => (409, "AlreadyExists"),
         JoinError::Same(_) => (409, "Conflict"),
-        JoinError::Name(_) | JoinError::Kubeconfig(_) | JoinError::IsHost(_) => (400, "BadRequest"),
+        JoinError::Name(_)
+        | JoinError::Kubeconfig(_)
+        | JoinError::Address(_)
+        | JoinError::IsHost(_) => (400, "BadRequest"),
         JoinError::Unfit(_) => (422, "Invalid"),
         _ => (502, "BadGateway"),
     };

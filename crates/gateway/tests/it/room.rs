@@ -121,6 +121,7 @@ impl Audit for Records {
 
 pub struct Room {
     pub gateway: Gateway,
+    pub registry: Registry,
     pub kube: Standin,
     pub member: Standin,
     pub callers: Arc<Script>,
@@ -139,6 +140,7 @@ pub fn settings(multicluster: bool) -> Settings {
         oauth: json!({"issuer": "kubesphere", "accessTokenMaxAge": 7_200_000_000_000_u64}),
         configz: json!({"multicluster": multicluster}),
         gpu_kinds: json!([]),
+        ..Settings::default()
     }
 }
 
@@ -202,13 +204,14 @@ impl Room {
         let gateway = Gateway::new(GatewayParts {
             settings: settings(multicluster),
             callers: others.unwrap_or_else(|| callers.clone()),
-            registry,
+            registry: registry.clone(),
             host: None,
             kube: kube_proxy,
             audit: records.clone(),
         });
         Self {
             gateway,
+            registry,
             kube,
             member,
             callers,

@@ -47,6 +47,25 @@ const EXPECTED: &[(&str, u16, u16)] = &[
     ),
     (TRUST, 403, 403),
     ("/kapis/hub.kubeaihub.io/v1/trust/rotate", 403, 403),
+    // Open: they look at a token or a certificate. These rooms are no hosts.
+    ("/kapis/hub.kubeaihub.io/v1/enrol", 404, 404),
+    ("/kapis/hub.kubeaihub.io/v1/enrol/renew", 404, 404),
+    ("/kapis/hub.kubeaihub.io/v1/join/{token}", 404, 404),
+    (
+        "/kapis/cluster.kubesphere.io/v1alpha1/clusters/validation",
+        403,
+        403,
+    ),
+    (
+        "/kapis/cluster.kubesphere.io/v1alpha1/clusters/{cluster}/kubeconfig",
+        403,
+        403,
+    ),
+    (
+        "/kapis/cluster.kubesphere.io/v1alpha1/clusters/{cluster}/agent/deployment",
+        403,
+        403,
+    ),
     // This server holds no tunnels.
     ("/kapis/hub.kubeaihub.io/v1/tunnel", 404, 404),
 ];
@@ -79,7 +98,10 @@ async fn every_route_is_tried_as_nobody_and_as_the_weakest() {
                 let answer = room
                     .ask(
                         route.method.unwrap_or("GET"),
-                        &route.path.replace("{cluster}", "m"),
+                        &route
+                            .path
+                            .replace("{cluster}", "m")
+                            .replace("{token}", "m.0"),
                         &headers,
                         body,
                     )
@@ -92,7 +114,7 @@ async fn every_route_is_tried_as_nobody_and_as_the_weakest() {
                 };
                 assert_eq!(answer.status.as_u16(), code, "{} {token:?}", route.path);
                 assert_eq!(
-                    kah_gateway::needs_no_role(route.path),
+                    kah_gateway::is_open(route.path),
                     route.open,
                     "{}",
                     route.path
@@ -192,4 +214,43 @@ async fn request_ids_are_made_honoured_and_only_echoed() {
         .await;
     assert_eq!(answer.header("x-request-id"), "");
     assert_eq!(room.kube.last().headers["x-request-id"].len(), 36);
+}
+
+/// The doors of agents open here, and nowhere else: what a member would be asked needs somebody.
+#[tokio::test]
+async fn s14_the_doors_of_agents_lead_to_no_member() {
+    let room = Room::host().await;
+    for path in [
+        "/clusters/m1/kapis/hub.kubeaihub.io/v1/join/m.0",
+        "/kapis/clusters/m1/hub.kubeaihub.io/v1/join/m.0",
+        "/clusters/m1/kapis/hub.kubeaihub.io/v1/enrol",
+    ] {
+        assert_eq!(room.get(path, "").await.status, 401, "{path}");
+    }
+    assert_eq!((room.kube.count(), room.member.count()), (0, 0));
+}
+
+/// A join token in a path is in no record, whatever becomes of the request.
+#[tokio::test]
+async fn w4_a_join_token_in_a_path_is_not_recorded() {
+    let room = Room::host().await;
+    let digits = "0123456789abcdef".repeat(4);
+    let token = format!("m1.{digits}");
+    for path in [
+        format!("/kapis/hub.kubeaihub.io/v1/join/{token}"),
+        format!("/kapis/hub.kubeaihub.io/v1/join/{token}/"),
+        format!("/kapis/hub.kubeaihub.io/v1/join/{token}/more"),
+        format!("/kapis/hub.kubeaihub.io/v1/other/{token}"),
+        format!("/clusters/m1/kapis/hub.kubeaihub.io/v1/join/{token}"),
+        format!("/clusters/host/kapis/hub.kubeaihub.io/v1/join/{token}"),
+        format!("/kapis/hub.kubeaihub.io/v1/%6aoin/{token}"),
+        format!("//kapis/hub.kubeaihub.io/v1/join/{token}"),
+    ] {
+        for user in ["", "admin"] {
+            room.get(&path, user).await;
+        }
+        let records = format!("{:?}", room.records.0.lock().unwrap());
+        assert!(!records.contains(&digits), "{path}: {records}");
+    }
+    assert_eq!(room.records.0.lock().unwrap().len(), 16);
 }

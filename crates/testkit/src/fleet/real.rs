@@ -166,6 +166,7 @@ impl RealFleet {
             image: IMAGE,
             password_hash: hash,
             node_port: None,
+            allowed_addresses: &["127.0.0.0/8"],
         });
         seed::name(&mut objects, &name);
         if role == Role::Host {

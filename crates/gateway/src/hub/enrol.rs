@@ -1,0 +1,160 @@
+//! `POST clusters` for a cluster that dials out, `GET join/{token}`, `POST enrol` and `POST enrol/renew`
+//!
+//! The last three are open to anybody: what they look at is the token, or the certificate, that they are shown.
+
+use axum::response::Response;
+use http::{HeaderValue, StatusCode, header};
+use kah_api::status::Status;
+use kah_cluster::{
+    Host,
+    enrol::{self, Application, EnrolError, Invite, Renewal, Token},
+    join::JoinError,
+    tunnel::authority::AuthorityError,
+};
+use serde_json::json;
+use tokio::sync::SemaphorePermit;
+
+use super::{body, join};
+use crate::{
+    answer::{self, respond, with_header},
+    gateway::{Arrived, Inner},
+};
+
+/// Bytes of an enrolment: a certificate request and a certificate.
+const LARGEST_BODY: usize = 64 * 1024;
+/// After this many seconds one who was sent away may come back.
+const COME_BACK: u32 = 2;
+
+impl Inner {
+    /// Invites a cluster that dials out; `named` is the host that this request was sent to. The answer holds the token, for the caller alone.
+    pub(super) async fn invite_cluster(
+        &self,
+        host: &Host,
+        by: &str,
+        named: Option<&str>,
+        wanted: &join::Wanted,
+    ) -> Result<Response, Box<Status>> {
+        if wanted.dry_run {
+            let words = "dryRun: a cluster that dials out is looked at when it comes";
+            return Err(Box::new(Status::bad_request(words)));
+        }
+        let own = || Some(format!("https://{}", named?));
+        let hub = wanted.hub.clone().or_else(own).ok_or_else(|| {
+            let words = "hub: give the address by which the cluster reaches this hub";
+            Box::new(Status::bad_request(words))
+        })?;
+        let invite = Invite {
+            name: wanted.name.clone(),
+            hub,
+            insecure_hub: wanted.insecure_hub,
+            again: wanted.force,
+        };
+        let invitation = enrol::invite(host, &invite)
+            .await
+            .map_err(|error| Box::new(refusal(&error)))?;
+        tracing::info!(by, cluster = invitation.cluster, "invite a cluster");
+        let url = format!(
+            "{}/kapis/hub.kubeaihub.io/v1/join/{}",
+            invitation.hub,
+            invitation.token.expose()
+        );
+        let told = json!({
+            "cluster": invitation.cluster,
+            "joined": false,
+            "agent": true,
+            "expires": invitation.expires.to_string(),
+            "url": url,
+            "manifest": invitation.manifest,
+        });
+        Ok(private(answer::json(StatusCode::OK, &told)))
+    }
+
+    /// What the cluster that this token invites has to apply.
+    pub(crate) async fn manifest(&self, token: &str) -> Result<Response, Box<Status>> {
+        let host = self.host()?;
+        let _entry = self.entry()?;
+        let text = enrol::manifest(host, &Token::given(token))
+            .await
+            .map_err(|error| Box::new(refusal(&error)))?;
+        let yaml = HeaderValue::from_static("application/yaml");
+        Ok(private(respond(StatusCode::OK, yaml, text)))
+    }
+
+    /// A token becomes a certificate.
+    pub(crate) async fn enrol(&self, arrived: &mut Arrived) -> Result<Response, Box<Status>> {
+        let host = self.host()?;
+        let _entry = self.entry()?;
+        let application: Application = body(arrived, LARGEST_BODY).await?;
+        match enrol::enrol(host, &application).await {
+            Ok(enrolled) => {
+                tracing::info!(cluster = enrolled.cluster, "a cluster has enrolled");
+                Ok(private(answer::json(StatusCode::OK, &enrolled)))
+            }
+            Err(error) => Err(Box::new(refusal(&error))),
+        }
+    }
+
+    /// A certificate becomes a newer one.
+    pub(crate) async fn renew(&self, arrived: &mut Arrived) -> Result<Response, Box<Status>> {
+        let host = self.host()?;
+        let _entry = self.entry()?;
+        let renewal: Renewal = body(arrived, LARGEST_BODY).await?;
+        match enrol::renew(host, &renewal).await {
+            Ok(enrolled) => {
+                tracing::info!(cluster = enrolled.cluster, "renew an agent's certificate");
+                Ok(private(answer::json(StatusCode::OK, &enrolled)))
+            }
+            Err(error) => Err(Box::new(refusal(&error))),
+        }
+    }
+
+    /// A place among those that anybody may take.
+    fn entry(&self) -> Result<SemaphorePermit<'_>, Box<Status>> {
+        self.entries.try_acquire().map_err(|_| {
+            let words = "many clusters enrol at this moment";
+            Box::new(Status::service_unavailable(words, Vec::new(), COME_BACK))
+        })
+    }
+}
+
+/// Nothing between here and the caller keeps what is secret.
+fn private(response: Response) -> Response {
+    with_header(response, header::CACHE_CONTROL, "no-store")
+}
+
+fn refusal(error: &EnrolError) -> Status {
+    let (code, reason) = match error {
+        EnrolError::Join(error) if !matches!(error, JoinError::Api { .. }) => {
+            return join::refusal(error);
+        }
+        EnrolError::TokenUnknown | EnrolError::Left(_) => (404, "NotFound"),
+        EnrolError::TokenUsed | EnrolError::TokenExpired(_) => (410, "Gone"),
+        EnrolError::Hub(_)
+        | EnrolError::Uid
+        | EnrolError::Version(_)
+        | EnrolError::Authority(AuthorityError::Request | AuthorityError::Certificate) => {
+            (400, "BadRequest")
+        }
+        EnrolError::TooOld(..) | EnrolError::Role(_) => (422, "Invalid"),
+        EnrolError::Other(_) => (409, "Conflict"),
+        EnrolError::Unsteady => (503, "ServiceUnavailable"),
+        _ => (500, "InternalError"),
+    };
+    if code >= 500 {
+        // Whoever asks may be anybody: the cause is for those who run the hub.
+        tracing::error!(error = %chain(error), "enrol a cluster");
+    }
+    Status::failure(code, reason, error.to_string())
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
