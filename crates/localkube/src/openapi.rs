@@ -36,6 +36,9 @@ struct Built {
 
 type Schemas = Arc<Map<String, Value>>;
 
+/// How many kinds' schemas are kept; definitions come and go, and what went is forgotten with the rest.
+const MOST_SHAPES: usize = 512;
+
 /// The schemas of one kind, with the component name of the kind itself.
 struct Shape {
     name: String,
@@ -130,6 +133,9 @@ impl Documents {
             source: kind.schema.clone(),
         };
         let found = (shape.name.clone(), Arc::clone(&shape.schemas));
+        if shapes.len() >= MOST_SHAPES {
+            shapes.clear();
+        }
         shapes.insert(key, shape);
         found
     }
