@@ -31,7 +31,7 @@ clippy:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 nextest:
-	scripts/need cc kubectl cargo-nextest
+	scripts/need cc ip kubectl cargo-nextest
 	cargo build --locked -p kah-cli
 	cargo nextest run --locked --workspace
 

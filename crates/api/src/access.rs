@@ -255,10 +255,11 @@ impl AccessCode {
         let reason = reason.trim();
         if reason == "token not found in cache" {
             Some(Self::TokenNotInCache)
-        } else if reason == "signature is invalid" {
+        } else if reason == "signature is invalid" || Self::is_about_keys(reason) {
             Some(Self::SignatureInvalid)
         } else if reason.starts_with("jwt: token is expired by ")
             || reason.starts_with("jwt: token used before issued")
+            || reason == "jwt: token is not valid yet"
         {
             Some(Self::ClockSkew)
         } else if reason.starts_with("user.iam.kubesphere.io \"")
@@ -270,6 +271,19 @@ impl AccessCode {
         } else {
             None
         }
+    }
+
+    /// Whether a member's words say that it does not know the keys by which the host signs for it alone, or takes itself for another member.
+    #[must_use]
+    pub fn is_about_keys(words: &str) -> bool {
+        [
+            "token is signed with a key that is not trusted here",
+            "signing method EdDSA is invalid",
+            "jwt: token has a wrong iss",
+            "jwt: token has a wrong aud",
+        ]
+        .iter()
+        .any(|known| words.ends_with(known))
     }
 
     /// The cause behind the message of a member's 401 Status, for example

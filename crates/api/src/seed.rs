@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 pub const NAMESPACE: &str = "kubesphere-system";
 /// Name of the Deployment and of the Service.
 pub const SERVER: &str = "ks-apiserver";
+/// Name of the Deployment that runs a host's reconcilers.
+pub const CONTROLLERS: &str = "ks-controller-manager";
 /// Name of the ConfigMap that holds `kubesphere.yaml`.
 pub const CONFIG: &str = "kubesphere-config";
 /// Name of the Secret with the certificate of ks-apiserver, and of the ConfigMap with the authority that signed it.
@@ -63,7 +65,24 @@ pub fn objects(seed: &Seed<'_>) -> Vec<Value> {
         service(seed.node_port),
         deployment(seed.image),
     ]);
+    if seed.role == Role::Host {
+        objects.push(controllers(seed.image));
+    }
     objects
+}
+
+/// Tells a cluster among these objects its own name, as the host's controller would do later.
+pub fn name(objects: &mut [Value], name: &str) {
+    for object in objects {
+        if object["kind"] == "ConfigMap"
+            && object["metadata"]["name"] == CONFIG
+            && let Some(text) = object["data"]["kubesphere.yaml"].as_str()
+            && let Ok(named) =
+                crate::config::edit::set(text, &["multicluster", "clusterName"], name)
+        {
+            object["data"]["kubesphere.yaml"] = named.into();
+        }
+    }
 }
 
 /// The certificate that ks-apiserver shows, and for its clients the authority behind it. All PEM.
@@ -235,6 +254,47 @@ fn deployment(image: &str) -> Value {
     })
 }
 
+/// The reconcilers of a host.
+fn controllers(image: &str) -> Value {
+    let labels = json!({"app": CONTROLLERS, "tier": "backend"});
+    let probe = json!({
+        "httpGet": {"path": "/healthz", "port": 8080, "scheme": "HTTP"},
+        "periodSeconds": 5,
+        "timeoutSeconds": 5,
+        "failureThreshold": 8,
+    });
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": CONTROLLERS, "namespace": NAMESPACE, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "serviceAccountName": ACCOUNT,
+                    "terminationGracePeriodSeconds": 10,
+                    "containers": [{
+                        "name": CONTROLLERS,
+                        "image": image,
+                        "args": ["controller-manager", "--metrics-bind-address", "$(POD_IP):8080"],
+                        "env": [
+                            {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                        ],
+                        "ports": [{"containerPort": 8080, "protocol": "TCP"}],
+                        "readinessProbe": probe,
+                        "livenessProbe": probe,
+                        "volumeMounts": [{"name": CONFIG, "mountPath": "/etc/kubesphere"}],
+                    }],
+                    "volumes": [{"name": CONFIG, "configMap": {"name": CONFIG}}],
+                },
+            },
+        },
+    })
+}
+
 /// The Cluster object of the host itself.
 pub fn host_cluster(kubeconfig: &str, server: &str) -> Value {
     let mut cluster = member_cluster("host", kubeconfig, server, None);
@@ -295,6 +355,33 @@ mod tests {
             assert!(!line.contains("apiVersion"));
         }
         assert!(map["metadata"].get("annotations").is_none());
+    }
+
+    #[test]
+    fn a_cluster_can_be_told_its_name() {
+        let mut all = objects(&seed(Role::Member));
+        name(&mut all, "m");
+        let text = |objects: &[Value]| {
+            let map = objects.iter().find(|it| it["kind"] == "ConfigMap").unwrap();
+            map["data"]["kubesphere.yaml"].as_str().unwrap().to_owned()
+        };
+        let before = text(&objects(&seed(Role::Member)));
+        let told: Vec<String> = text(&all)
+            .lines()
+            .filter(|line| !before.contains(*line))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(told, ["  clusterName: m"]);
+    }
+
+    #[test]
+    fn only_a_host_has_reconcilers() {
+        let has = |role| {
+            objects(&seed(role))
+                .iter()
+                .any(|it| it["metadata"]["name"] == CONTROLLERS)
+        };
+        assert!(has(Role::Host) && !has(Role::Member));
     }
 
     #[test]

@@ -10,15 +10,20 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use kah_api::config::ConfigError;
-use kah_cluster::{Host, Registry};
+use kah_cluster::{
+    Host, Registry,
+    proof::Prover,
+    tunnel::{TunnelLimits, Tunnels},
+};
 use kah_gateway::{
     AuditLog, Encryption, Follower, Gateway, GatewayParts, KubeProxy, ReloadCounters, ServerLimits,
     Sessions, Settings,
 };
 use kah_iam::{
-    Authentication, GlobalRoles,
+    Authentication, GlobalRoles, HostTrust, Signer,
     cache::MemoryCache,
     clock::{Clock, SystemClock},
+    follow_host_trust, follow_signing_keys,
     users::{Users, follow_roles, follow_users},
 };
 use kah_net::Limits;
@@ -33,6 +38,8 @@ use crate::{
 
 /// Between two looks at the configuration's file.
 const LOOK: Duration = Duration::from_millis(500);
+/// Between two looks at whether those whose requests go on still may.
+const JUDGE_STREAMS: Duration = Duration::from_secs(2);
 /// For the first lists of what is watched.
 const SYNC: Duration = Duration::from_secs(60);
 
@@ -60,6 +67,12 @@ pub struct Arguments {
     /// How to reach the kube-apiserver [default: as a Pod does]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// The address by which other replicas reach this one [default: the one that leads to the kube-apiserver]
+    #[arg(long, value_name = "IP", env = "POD_IP")]
+    pub advertise_address: Option<IpAddr>,
+    /// The name of this replica, unlike that of any other [default: one made up]
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub replica_name: Option<String>,
     /// How much is logged: 4 adds requests, 8 everything
     #[arg(short = 'v', long = "v", default_value_t = 0)]
     pub verbosity: u8,
@@ -108,19 +121,36 @@ async fn serve(
     let listener = listener(&args, &root)?;
 
     let kube = kube_config(args.kubeconfig.as_deref(), &root).await?;
+    let kube_url = kube.cluster_url.clone();
     let client =
         kube::Client::try_from(kube.clone()).context("prepare the client of the kube-apiserver")?;
     // Requests that are under way may end in the time that the listener gives them; only then are the connections behind them closed.
     let connections = CancellationToken::new();
     let kube = KubeProxy::new(&kube, Limits::default(), connections.clone(), tasks.clone())?;
-    let registry = Registry::new(Limits::default(), connections.clone(), tasks.clone());
-    let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let signer = Arc::new(Signer::new(Arc::clone(&clock)));
+    let tunnels = Tunnels::new(TunnelLimits::default(), connections.clone(), tasks.clone());
+    let registry = Registry::over(
+        Limits::default(),
+        tunnels,
+        Arc::clone(&signer),
+        connections.clone(),
+        tasks.clone(),
+    );
+    let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
     let cache = Arc::new(MemoryCache::new(Arc::clone(&clock)));
+    let trust = Arc::new(HostTrust::default());
     let authentication = Authentication::new(
         &configuration,
         cache,
         Arc::clone(&users),
+        Arc::clone(&clock),
+    )
+    .trusting(Arc::clone(&trust));
+    let prover = Prover::new(
+        &configuration,
+        Arc::clone(&users),
+        Arc::clone(&roles),
         Arc::clone(&clock),
     );
     let callers = Arc::new(Sessions::new(
@@ -148,13 +178,30 @@ async fn serve(
         },
     ));
     let host = configuration.multicluster.enable;
+    let (trust_known, trust_is) = oneshot::channel::<()>();
+    let known = move || {
+        let _ = trust_known.send(());
+    };
     if host {
-        let (registry, client) = (registry.clone(), client.clone());
-        tasks.spawn(async move { registry.follow(client).await });
+        let (registry, members) = (registry.clone(), client.clone());
+        tasks.spawn(async move { registry.follow(members).await });
+        tasks.spawn(follow_signing_keys(
+            client.clone(),
+            signer,
+            stop.clone(),
+            known,
+        ));
+    } else {
+        tasks.spawn(follow_host_trust(
+            client.clone(),
+            trust,
+            stop.clone(),
+            known,
+        ));
     }
     // Nobody is answered from caches that are empty still.
     let synced = async {
-        let _ = tokio::join!(users_are, roles_are);
+        let _ = tokio::join!(users_are, roles_are, trust_is);
         if host {
             registry.synced().await;
         }
@@ -164,16 +211,24 @@ async fn serve(
         .await
     {
         None => return Ok(()),
-        Some(Err(_)) => bail!("users, roles and clusters could not be listed within {SYNC:?}"),
+        Some(Err(_)) => {
+            bail!("users, roles, clusters and keys could not be listed within {SYNC:?}")
+        }
         Some(Ok(())) => {}
     }
 
+    let (tunnels, tunnel_client, tunnel_clock) = (
+        registry.tunnels().clone(),
+        client.clone(),
+        Arc::clone(&clock),
+    );
     let gateway = Gateway::new(GatewayParts {
         settings: Settings::from(&configuration),
         callers: callers.clone(),
         host: host.then(|| Host {
             client,
             registry: registry.clone(),
+            prover: prover.clone(),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
         }),
@@ -181,6 +236,8 @@ async fn serve(
         kube,
         audit: Arc::new(AuditLog),
     });
+    let (judged, judge_stop) = (gateway.clone(), stop.clone());
+    tasks.spawn(async move { judged.end_streams(JUDGE_STREAMS, judge_stop).await });
     let reloading = gateway.clone();
     let follower = Follower {
         path,
@@ -193,6 +250,7 @@ async fn serve(
         let apply = |text: &str| {
             let configuration = crate::process::configuration(text)?;
             callers.reload(&configuration);
+            prover.reload(&configuration);
             reloading.reload(Settings::from(&configuration));
             Ok::<(), ConfigError>(())
         };
@@ -204,6 +262,26 @@ async fn serve(
         .await
         .with_context(|| format!("listen on {listener}"))?;
     tracing::info!("Start listening on {}", listener.local_addr()?);
+    if host {
+        let advertised = match args.advertise_address {
+            Some(ip) => ip,
+            None => own_address(&kube_url).await?,
+        };
+        let scheme = match encryption {
+            Encryption::Tls(_) => "https",
+            _ => "http",
+        };
+        let at = SocketAddr::new(advertised, listener.local_addr()?.port());
+        let name = args
+            .replica_name
+            .unwrap_or_else(|| format!("ks-apiserver-{:08x}", rand::random::<u32>()));
+        tasks.spawn(async move {
+            let address = Some(format!("{scheme}://{at}"));
+            tunnels
+                .run(tunnel_client, tunnel_clock, name, address)
+                .await;
+        });
+    }
     let ended = kah_gateway::serve(
         listener,
         encryption,
@@ -214,6 +292,26 @@ async fn serve(
     .await;
     connections.cancel();
     ended.context("serve")
+}
+
+/// The address of this machine or Pod on the way to the kube-apiserver, by which others of the cluster reach it too. Nothing is sent.
+async fn own_address(kube: &http::Uri) -> anyhow::Result<IpAddr> {
+    let trying = "find out the own address; give it with --advertise-address";
+    let host = kube.host().context(trying)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let to = tokio::net::lookup_host((host, kube.port_u16().unwrap_or(443)))
+        .await
+        .context(trying)?
+        .next()
+        .context(trying)?;
+    let any: SocketAddr = if to.is_ipv4() {
+        (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = tokio::net::UdpSocket::bind(any).await.context(trying)?;
+    socket.connect(to).await.context(trying)?;
+    Ok(socket.local_addr().context(trying)?.ip())
 }
 
 fn listener(args: &Arguments, root: &Path) -> anyhow::Result<(SocketAddr, Encryption)> {

@@ -27,6 +27,10 @@ pub enum Command {
     Up(Up),
     /// Run ks-apiserver, host or member as its configuration says
     Apiserver(crate::apiserver::Arguments),
+    /// Run the reconcilers of a host: health of members, their status, automatic restore
+    ControllerManager(crate::controller_manager::Arguments),
+    /// Run a member's end of the tunnels: dial the host and lead its requests to this cluster
+    Agent(crate::agent::Arguments),
     /// Log in to a host and keep the login
     Login {
         /// The host's address, e.g. http://127.0.0.1:30880
@@ -65,6 +69,12 @@ pub enum Command {
     RestoreAccess {
         /// The member
         cluster: String,
+        /// A kubeconfig of the member that takes the place of the stored one
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// SHA-256 fingerprint of the member's new certificate authority, which is trusted from now on
+        #[arg(long, value_name = "FINGERPRINT", conflicts_with = "kubeconfig")]
+        accept_ca: Option<String>,
         /// Show what would change, and change nothing
         #[arg(long)]
         dry_run: bool,
@@ -74,9 +84,40 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Look at the keys by which the host signs for its members, and change them
+    #[command(subcommand)]
+    Trust(Trust),
     /// Look at configuration files
     #[command(subcommand)]
     Config(Config),
+}
+
+/// `kah trust …`
+#[derive(Subcommand)]
+pub enum Trust {
+    /// The host's keys, and what each member was told and accepts
+    Show(Output),
+    /// Make a new key; members learn it before it signs, and no request fails
+    Rotate,
+}
+
+/// By what a member knows callers who come through the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TrustWord {
+    /// A token for this member alone, signed by the host
+    Federated,
+    /// The caller's own token: host and member share a jwtSecret
+    SharedSecret,
+}
+
+impl TrustWord {
+    /// The same as objects say it.
+    pub fn trust(self) -> kah_api::cluster::Trust {
+        match self {
+            Self::Federated => kah_api::cluster::Trust::Federated,
+            Self::SharedSecret => kah_api::cluster::Trust::SharedSecret,
+        }
+    }
 }
 
 /// `kah cluster …`
@@ -97,6 +138,19 @@ pub enum Cluster {
         /// Join although it refuses the host's tokens, to be repaired by `kah restore-access`
         #[arg(long)]
         force: bool,
+        /// By what it is to know callers [default: federated, if it offers that]
+        #[arg(long, value_enum)]
+        trust: Option<TrustWord>,
+    },
+    /// Move a member to another trust, while requests go on
+    Trust {
+        /// Its name
+        name: String,
+        /// By what it is to know callers
+        #[arg(value_enum)]
+        trust: TrustWord,
+        #[command(flatten)]
+        output: Output,
     },
     /// Take a cluster out of the fleet; the cluster itself stays as it is
     Leave {
@@ -150,6 +204,9 @@ pub struct Up {
     /// Take a member's trust away before it is used: MEMBER=token-cache or MEMBER=jwt-secret
     #[arg(long = "break", value_name = "MEMBER=FAULT")]
     pub faults: Vec<crate::up::Fault>,
+    /// By what members that are new know callers who come through the host
+    #[arg(long, value_enum, default_value = "federated")]
+    pub trust: TrustWord,
     /// Form of what is printed when all is ready
     #[arg(short = 'o', long = "output", value_enum, default_value_t)]
     pub output: UpFormat,

@@ -213,6 +213,7 @@ pub async fn doctor(names: &[String], format: Format) -> Result<(), Failure> {
                 .map(|answer| {
                     let code = match answer.code.as_deref() {
                         Some(code) => code,
+                        None if answer.ok && !answer.unknown.is_empty() => "OK in part",
                         None if answer.ok => "OK",
                         None => "Unknown",
                     };

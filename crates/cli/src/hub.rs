@@ -176,6 +176,15 @@ impl Hub {
         self.send_by(&self.patient, request).await
     }
 
+    /// A PUT of JSON that may take minutes, its answer as it is.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
+        let request = Request::put(path)
+            .header("accept", "application/json")
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_string().into_bytes()));
+        self.send_by(&self.patient, request).await
+    }
+
     /// A DELETE, its answer as it is.
     pub async fn delete(&self, path: &str) -> Result<Answer, Failure> {
         let request = Request::delete(path)

@@ -1,10 +1,12 @@
 //! `kah`, the program: reads what was typed, lets the rooms do it, prints.
 
 mod access;
+mod agent;
 mod apiserver;
 mod arguments;
 mod commands;
 mod config_check;
+mod controller_manager;
 mod failure;
 mod hub;
 mod logging;
@@ -13,11 +15,12 @@ mod membership;
 mod output;
 mod process;
 mod restore_access;
+mod trust;
 mod up;
 
 use std::process::ExitCode;
 
-use arguments::{Arguments, Cluster, Command, Config};
+use arguments::{Arguments, Cluster, Command, Config, Trust};
 use clap::Parser;
 use failure::Failure;
 
@@ -49,6 +52,8 @@ async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Up(options) => up::run(options).await,
         Command::Apiserver(arguments) => apiserver::run(arguments).await,
+        Command::ControllerManager(arguments) => controller_manager::run(arguments).await,
+        Command::Agent(arguments) => agent::run(arguments).await,
         Command::Login {
             address,
             user,
@@ -68,17 +73,29 @@ async fn run(command: Command) -> Result<(), Failure> {
             kubeconfig,
             dry_run,
             force,
-        }) => membership::join(&name, &kubeconfig, dry_run, force).await,
+            trust,
+        }) => membership::join(&name, &kubeconfig, dry_run, force, trust).await,
+        Command::Cluster(Cluster::Trust {
+            name,
+            trust,
+            output,
+        }) => trust::move_to(&name, trust, output.output).await,
+        Command::Trust(Trust::Show(output)) => trust::show(output.output).await,
+        Command::Trust(Trust::Rotate) => trust::rotate().await,
         Command::Cluster(Cluster::Leave { name, yes }) => membership::leave(&name, yes).await,
         Command::Doctor { clusters, output } => commands::doctor(&clusters, output.output).await,
         Command::RestoreAccess {
             cluster,
+            kubeconfig,
+            accept_ca,
             dry_run,
             yes,
             output,
         } => {
             restore_access::run(&restore_access::Options {
                 cluster,
+                kubeconfig,
+                accept_ca,
                 dry_run,
                 yes,
                 format: output.output,

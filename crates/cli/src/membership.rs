@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::arguments::TrustWord;
 use crate::failure::{Exit, Failure};
 use crate::hub::{Answer, Hub};
 use crate::output;
@@ -18,6 +19,7 @@ pub async fn join(
     kubeconfig: &Path,
     dry_run: bool,
     force: bool,
+    trust: Option<TrustWord>,
 ) -> Result<(), Failure> {
     let text = std::fs::read(kubeconfig).map_err(|error| {
         Failure::new(
@@ -33,10 +35,13 @@ pub async fn join(
         "kubeconfig": STANDARD.encode(text),
         "dryRun": dry_run,
         "force": force,
+        "trust": trust.map(|trust| trust.trust().as_str()),
     });
     let report = understand(name, &hub.post(CLUSTERS, &wanted).await?)?;
     let server = report.get("server").and_then(Value::as_str);
     let server = server.unwrap_or_default();
+    let trust = report.get("trust").and_then(Value::as_str);
+    let trust = trust.unwrap_or_default();
     let findings = report.get("findings").and_then(Value::as_array);
     for finding in findings.into_iter().flatten() {
         let text = |field: &str| finding.get(field).and_then(Value::as_str).unwrap_or("");
@@ -48,9 +53,9 @@ pub async fn join(
         ));
     }
     output::data(&if dry_run {
-        format!("{name} at {server} can join.\n")
+        format!("{name} at {server} can join, with {trust} trust.\n")
     } else {
-        format!("{name} at {server} has joined.\n")
+        format!("{name} at {server} has joined, with {trust} trust.\n")
     })
 }
 

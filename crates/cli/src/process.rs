@@ -97,6 +97,60 @@ pub async fn kube_config(kubeconfig: Option<&Path>, root: &Path) -> anyhow::Resu
     Ok(config)
 }
 
+/// A kubeconfig of what this process itself uses, for the Cluster object of the host; empty where it cannot be written down.
+pub fn own_kubeconfig(config: &kube::Config) -> String {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use secrecy::ExposeSecret;
+    let pem = |der: &Vec<u8>| {
+        let text: Vec<String> = STANDARD
+            .encode(der)
+            .as_bytes()
+            .chunks(64)
+            .map(|line| String::from_utf8_lossy(line).into_owned())
+            .collect();
+        format!(
+            "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+            text.join("\n")
+        )
+    };
+    let mut cluster = serde_json::json!({
+        "server": config.cluster_url.to_string().trim_end_matches('/'),
+    });
+    if let Some(authorities) = &config.root_cert {
+        let text: String = authorities.iter().map(pem).collect();
+        cluster["certificate-authority-data"] = STANDARD.encode(text).into();
+    }
+    let auth = &config.auth_info;
+    let mut user = serde_json::json!({});
+    let token = auth
+        .token
+        .as_ref()
+        .map(|token| token.expose_secret().to_owned());
+    let file = auth.token_file.as_ref();
+    let token = token.or_else(|| std::fs::read_to_string(file?).ok());
+    if let Some(token) = token {
+        user["token"] = token.trim().into();
+    }
+    if let Some(certificate) = &auth.client_certificate_data {
+        user["client-certificate-data"] = certificate.as_str().into();
+    }
+    if let Some(key) = &auth.client_key_data {
+        user["client-key-data"] = key.expose_secret().into();
+    }
+    let kubeconfig = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "kubernetes", "cluster": cluster}],
+        "users": [{"name": "kubernetes-admin", "user": user}],
+        "contexts": [{
+            "name": "kubernetes-admin@kubernetes",
+            "context": {"cluster": "kubernetes", "user": "kubernetes-admin"},
+        }],
+        "current-context": "kubernetes-admin@kubernetes",
+    });
+    serde_saphyr::to_string(&kubeconfig).unwrap_or_default()
+}
+
 fn certificates(pem: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let certificates = CertificateDer::pem_slice_iter(pem)

@@ -5,6 +5,7 @@ mod fault;
 mod fleet;
 mod port;
 mod summary;
+mod trust;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub async fn run(options: Up) -> Result<(), Failure> {
     })?)?;
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port::choose(options.port)?);
     let mut fleet = tokio::select! {
-        fleet = fleet::Fleet::start(&data, address, options.members) => fleet?,
+        fleet = fleet::Fleet::start(&data, address, options.members, options.trust.trust()) => fleet?,
         () = stop.asked() => return Ok(()),
     };
     let served = tokio::select! {
@@ -62,8 +63,9 @@ pub async fn run(options: Up) -> Result<(), Failure> {
 /// Breaks what should be broken, waits until all is ready, and prints where everything is.
 async fn serve(fleet: &mut fleet::Fleet, options: &Up) -> Result<(), Failure> {
     for broken in &options.faults {
-        let told = fleet.break_member(broken).await?;
-        output::talk(&told);
+        for told in fleet.break_member(broken).await? {
+            output::talk(&told);
+        }
     }
     let ready = tokio::time::timeout(READY_WITHIN, fleet.ready());
     tokio::pin!(ready);

@@ -1,12 +1,15 @@
 //! A caller's request on its way to a member.
 
-use std::{error::Error, net::IpAddr, time::Duration};
+use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
     uri::PathAndQuery,
 };
+use kah_api::cluster::Trust;
+use kah_iam::federated::MintError;
 use kah_net::{Address, Body, BoxError, Forward, Kind, ProxyError};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     AccessCode, Form, Member, Origin, Readiness, Route, SettingsError, code_of_answer,
@@ -63,6 +66,8 @@ pub struct Hop {
     pub client: Option<IpAddr>,
     /// Whether the answer may be as long in coming as the caller waits: watches, followed logs, and other things without an end.
     pub long_running: bool,
+    /// Ends what goes on when it is cancelled: the caller's credential or right has ended.
+    pub ends: Option<Arc<CancellationToken>>,
 }
 
 /// The code of a relayed refusal, among the extensions of the answer.
@@ -78,6 +83,8 @@ pub enum ForwardError {
     NotReady {
         /// The Cluster's name.
         cluster: String,
+        /// Why, where its condition says so.
+        code: AccessCode,
         /// Reason and message of its condition.
         reason: String,
     },
@@ -105,6 +112,15 @@ pub enum ForwardError {
         /// The Cluster's name.
         cluster: String,
     },
+    /// The member knows callers by tokens of this host, and there is none to be had, so nothing was sent.
+    #[error("no token can be minted for cluster {cluster}")]
+    Unsigned {
+        /// The Cluster's name.
+        cluster: String,
+        /// Why.
+        #[source]
+        source: MintError,
+    },
     /// The path does not mean the same to everyone who reads it.
     #[error("the path cannot be forwarded to cluster {cluster}")]
     Path {
@@ -124,8 +140,10 @@ impl ForwardError {
     #[must_use]
     pub fn code(&self) -> Option<AccessCode> {
         match self {
-            Self::NotReady { .. } => Some(AccessCode::MemberNotReady),
-            Self::Settings { .. } => Some(AccessCode::ConfigUnreadable),
+            Self::NotReady { code, .. } => Some(*code),
+            Self::Settings { source, .. } => Some(source.code()),
+            // What the host holds for the member cannot be used.
+            Self::Unsigned { .. } => Some(AccessCode::ConfigUnreadable),
             Self::Proxy { source, .. } => code_of_fault(source.kind()),
             Self::Redirect { .. } => Some(AccessCode::VersionUnsupported),
             Self::Identity { .. } | Self::Path { .. } => None,
@@ -136,7 +154,9 @@ impl ForwardError {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NotReady { .. } | Self::Settings { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady { .. } | Self::Settings { .. } | Self::Unsigned { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Proxy { source, .. } => match source.kind() {
                 Kind::Request => StatusCode::BAD_REQUEST,
                 Kind::Timeout | Kind::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -153,16 +173,17 @@ impl ForwardError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         let again = match self {
-            Self::NotReady { .. } => true,
+            Self::NotReady { .. } | Self::Unsigned { .. } => true,
             Self::Proxy { source, .. } => source.kind().is_transient(),
             _ => false,
         };
         // Settings and certificates are repaired by people.
         match self.code()? {
             _ if again => Some(Duration::from_secs(5)),
-            AccessCode::ConfigUnreadable | AccessCode::TLSUntrusted | AccessCode::TLSExpired => {
-                Some(Duration::from_secs(60))
-            }
+            AccessCode::ConfigUnreadable
+            | AccessCode::CredentialRejected
+            | AccessCode::TLSUntrusted
+            | AccessCode::TLSExpired => Some(Duration::from_secs(60)),
             _ => None,
         }
     }
@@ -207,18 +228,29 @@ impl Member {
         B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let cluster = || self.name.clone();
-        if let Readiness::NotReady { reason, message } = &self.readiness {
-            let reason = if message.is_empty() {
-                reason.clone()
-            } else {
-                message.clone()
-            };
+        if let Readiness::NotReady { reason, message } = &self.readiness
+            && !self.proven.is_recent()
+        {
             return Err(ForwardError::NotReady {
-                cluster: cluster(),
-                reason,
+                cluster: self.name.clone(),
+                code: reason.parse().unwrap_or(AccessCode::MemberNotReady),
+                reason: if message.is_empty() { reason } else { message }.clone(),
             });
         }
+        self.send(request, hop).await
+    }
+
+    /// As [`Member::forward`], also to a member that is said not to be ready: whether it is can only be found out by asking.
+    pub(crate) async fn send<B>(
+        &self,
+        request: Request<B>,
+        hop: Hop,
+    ) -> Result<Response<Body>, ForwardError>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let cluster = || self.name.clone();
         let (route, address) = match &self.route {
             Ok((route, address)) => (route, address),
             Err(source) => {
@@ -233,11 +265,10 @@ impl Member {
         }
         let identity = match &hop.caller {
             CallerCredential::Anonymous => None,
-            CallerCredential::User { authorization, .. } if is_credential(authorization) => {
-                let mut value = authorization.clone();
-                value.set_sensitive(true);
-                Some(value)
-            }
+            CallerCredential::User {
+                name,
+                authorization,
+            } if is_credential(authorization) => Some(self.identity_of(name, authorization)?),
             CallerCredential::User { .. } => {
                 return Err(ForwardError::Identity { cluster: cluster() });
             }
@@ -257,7 +288,7 @@ impl Member {
                 }
                 (target, Origin::BehindKubeApiserver)
             }
-            Route::Endpoint(_) => {
+            Route::Endpoint(_) | Route::Tunnel(_) => {
                 if let Some(identity) = identity {
                     headers.insert(header::AUTHORIZATION, identity);
                 }
@@ -271,6 +302,7 @@ impl Member {
             headers,
             client: hop.client,
             answer_within: Some((!hop.long_running).then_some(ANSWER_WITHIN)),
+            ends: hop.ends.clone(),
         };
         let head = request.method() == Method::HEAD;
         let response = route
@@ -282,6 +314,32 @@ impl Member {
                 source,
             })?;
         self.relay(response, origin, address, &hop, head).await
+    }
+
+    /// What says to this member who asks: the caller's own token where both share a secret, one for this member alone where it trusts our keys.
+    fn identity_of(
+        &self,
+        user: &str,
+        authorization: &HeaderValue,
+    ) -> Result<HeaderValue, ForwardError> {
+        let mut value = match self.trust {
+            Trust::SharedSecret => authorization.clone(),
+            Trust::Federated => {
+                let token = self.signer.mint(&self.identity, user).map_err(|source| {
+                    ForwardError::Unsigned {
+                        cluster: self.name.clone(),
+                        source,
+                    }
+                })?;
+                HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
+                    ForwardError::Identity {
+                        cluster: self.name.clone(),
+                    }
+                })?
+            }
+        };
+        value.set_sensitive(true);
+        Ok(value)
     }
 
     async fn relay(
@@ -303,6 +361,7 @@ impl Member {
         for name in ours {
             parts.headers.remove(name);
         }
+        crate::sandbox::disarm(&mut parts.headers);
         for name in [header::LOCATION, header::CONTENT_LOCATION] {
             let Some(value) = parts.headers.remove(&name) else {
                 continue;

@@ -9,11 +9,14 @@ use kube::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::Registry;
+use crate::{
+    CallerCredential, Registry,
+    proof::{ProofError, Prover},
+};
 
-/// The Cluster objects. Untyped: one object of an unexpected shape is one member that cannot be used, not an unreadable list, and what is written
+/// The Cluster objects of a host. Untyped: one object of an unexpected shape is one member that cannot be used, not an unreadable list, and what is written
 /// back holds everything that was read.
-pub(crate) fn clusters(client: kube::Client) -> Api<DynamicObject> {
+pub fn clusters(client: kube::Client) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
     Api::all_with(
         client,
@@ -30,10 +33,22 @@ pub struct Host {
     pub client: kube::Client,
     /// The clusters of the fleet.
     pub registry: Registry,
+    /// Proves that members let people in.
+    pub prover: Prover,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Owns what goes on when the one who asked for it has left.
     pub tasks: TaskTracker,
+}
+
+impl Host {
+    /// The host's own credential toward members: what is asked with it is answered as it is to people (see [`Prover`]).
+    ///
+    /// # Errors
+    /// [`ProofError`]
+    pub fn proof(&self) -> Result<CallerCredential, ProofError> {
+        self.prover.proof()
+    }
 }
 
 impl std::fmt::Debug for Host {

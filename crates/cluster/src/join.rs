@@ -1,14 +1,12 @@
 //! A cluster becomes a member: everything is looked at first, and only then something is written. Leaving is the deletion of the Cluster object.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use k8s_openapi::api::core::v1::Namespace;
-use kah_api::seed;
+use kah_api::{cluster::Trust, seed};
 use kube::{
-    Api, Client,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
     core::DynamicObject,
 };
 use serde::Serialize;
@@ -18,10 +16,10 @@ use crate::{
     CallerCredential, Host, Kubeconfig, Member, SettingsError,
     doctor::{self, Finding, Severity},
     host::clusters,
+    identity::{ANSWER, identity, identity_within},
+    trust::{self, Published, TrustError},
 };
 
-/// For one question to a cluster that may not answer.
-const ANSWER: Duration = Duration::from_secs(3);
 /// Members that are asked who they are at the same time.
 const AT_ONCE: usize = 16;
 /// A Cluster's name is a label and part of paths.
@@ -63,6 +61,9 @@ pub enum JoinError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The member and the host could not be made to trust each other.
+    #[error(transparent)]
+    Trust(Box<TrustError>),
     /// It did not say who it is in time.
     #[error("the cluster did not say its identity within {} s", ANSWER.as_secs())]
     Silent,
@@ -78,6 +79,8 @@ pub struct Request {
     pub dry_run: bool,
     /// Join although the member refuses the host's tokens in a way that `restore` repairs.
     pub force: bool,
+    /// The trust to join with; where nobody says, federated if the member offers it.
+    pub trust: Option<Trust>,
     /// A token of the host, which the member should accept.
     pub proof: CallerCredential,
 }
@@ -90,6 +93,8 @@ pub struct Report {
     pub cluster: String,
     /// Whether it was joined, or only looked at.
     pub joined: bool,
+    /// By what it knows callers.
+    pub trust: Trust,
     /// Where its kube-apiserver is.
     pub server: String,
     /// Its identity: the UID of its namespace kube-system.
@@ -127,8 +132,17 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
         .kubernetes()
         .map_err(|error| JoinError::Kubeconfig(error.clone()))?;
 
+    let trust = match (request.trust, trust::offered(&candidate).await) {
+        (Some(Trust::SharedSecret), _) | (None, Err(_)) => Trust::SharedSecret,
+        (Some(Trust::Federated), Err(error)) => return Err(JoinError::Trust(Box::new(error))),
+        (_, Ok(_)) => Trust::Federated,
+    };
     // The cause of a refusal is told by the same stages that the doctor goes through.
-    let evidence = doctor::gather(host, &candidate, &request.proof).await;
+    let mut evidence = doctor::gather(host, &candidate, &request.proof).await;
+    if trust == Trust::Federated {
+        // Whether it accepts what the host signs for it is seen when it was told the keys.
+        evidence.forgive_secret();
+    }
     let findings = doctor::examine(&evidence);
     let unfit = findings.iter().find(|finding| {
         finding.severity == Severity::Error && !(request.force && finding.repairable)
@@ -136,30 +150,50 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     if let Some(unfit) = unfit {
         return Err(JoinError::Unfit(Box::new(unfit.clone())));
     }
-    let uid = tokio::time::timeout(ANSWER, identity(client))
+    let uid = identity_within(client.clone())
         .await
-        .map_err(|_| JoinError::Silent)?
-        .map_err(api("read the identity of the cluster"))?;
-    if let Some(other) = same(host, &uid).await? {
-        return Err(JoinError::Same(other));
+        .map_err(api("read the identity of the cluster"))?
+        .ok_or(JoinError::Silent)?;
+    refuse_known(host, &uid, None).await?;
+    let mut told = None;
+    if trust == Trust::Federated && !request.dry_run {
+        let patience = trust::Patience::default();
+        let introduced = trust::introduce(host, &candidate, &uid, &request.proof, &patience).await;
+        match introduced {
+            Ok(published) => told = Some(published),
+            Err(refused) => {
+                if refused.published == Some(Published::Created) {
+                    trust::take_back(host, &client).await;
+                }
+                return Err(JoinError::Trust(Box::new(refused.error)));
+            }
+        }
     }
     if !request.dry_run {
         object["status"] = json!({"uid": uid});
+        if trust == Trust::Federated {
+            object["spec"]["trust"] = trust.as_str().into();
+        }
         object["spec"]["connection"]["kubeconfig"] = STANDARD.encode(&request.kubeconfig).into();
         let object: DynamicObject =
             serde_json::from_value(object).map_err(|_| JoinError::Name(name.clone()))?;
-        match clusters.create(&PostParams::default(), &object).await {
-            Ok(_) => {}
+        let created = match clusters.create(&PostParams::default(), &object).await {
+            Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                return Err(JoinError::Taken(name.clone()));
+                Err(JoinError::Taken(name.clone()))
             }
-            Err(error) => return Err(api("create the Cluster")(error)),
+            Err(error) => Err(api("create the Cluster")(error)),
+        };
+        if created.is_err() && told == Some(Published::Created) {
+            trust::take_back(host, &client).await;
         }
+        created?;
     }
     candidate.close();
     Ok(Report {
         cluster: name.clone(),
         joined: !request.dry_run,
+        trust,
         server,
         uid,
         findings,
@@ -178,19 +212,31 @@ pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
     {
         return Err(JoinError::IsHost(name.to_owned()));
     }
-    match clusters(host.client.clone())
-        .delete(name, &DeleteParams::default())
+    let clusters = clusters(host.client.clone());
+    let before = clusters
+        .get_opt(name)
         .await
-    {
+        .map_err(api("look for the Cluster"))?;
+    let left = match clusters.delete(name, &DeleteParams::default()).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => {
             Err(JoinError::Unknown(name.to_owned()))
         }
         Err(error) => Err(api("delete the Cluster")(error)),
+    };
+    // A cluster that is out of reach goes on trusting keys that sign nothing for it any more. What the registry knew of it is closed by now.
+    let apart = before.and_then(|object| host.registry.candidate(&object));
+    if let (Ok(()), Some(apart)) = (&left, apart) {
+        if let (Trust::Federated, Ok(client)) = (apart.trust(), apart.kubernetes()) {
+            trust::take_back(host, &client).await;
+        }
+        apart.close();
     }
+    left
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether this can be a Cluster's name.
+pub(crate) fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=LONGEST_NAME).contains(&name.len())
         && name.bytes().all(|byte| plain(byte) || byte == b'-')
@@ -198,33 +244,54 @@ fn is_name(name: &str) -> bool {
         && name.bytes().next_back().is_some_and(plain)
 }
 
-/// The UID of namespace kube-system, which no other cluster has.
-async fn identity(client: Client) -> Result<String, kube::Error> {
-    let namespaces: Api<Namespace> = Api::all(client);
-    let namespace = namespaces.get("kube-system").await?;
-    Ok(namespace.metadata.uid.unwrap_or_default())
-}
-
-/// The cluster of the fleet that has this identity. One that does not answer is taken by what its object says.
-async fn same(host: &Host, uid: &str) -> Result<Option<String>, JoinError> {
+/// Refuses a cluster that is in the fleet already, but for the member named `except`. One that does not answer is taken by what its object says.
+pub(crate) async fn refuse_known(
+    host: &Host,
+    uid: &str,
+    except: Option<&str>,
+) -> Result<(), JoinError> {
     let own = identity(host.client.clone())
         .await
         .map_err(api("read the identity of the host"))?;
     let members = host.registry.members();
     if own == uid {
         let host = members.iter().find(|member| member.is_host());
-        return Ok(Some(host.map_or("host", |member| member.name()).to_owned()));
+        let name = host.map_or("host", |member| member.name());
+        return Err(JoinError::IsHost(name.to_owned()));
     }
+    refuse_known_stored(host, uid, except).await?;
     let asked: Vec<BoxFuture<'static, Option<String>>> = members
         .into_iter()
-        .filter(|member| !member.is_host())
+        .filter(|member| !member.is_host() && Some(member.name()) != except)
         .map(|member| is_it(member, uid.to_owned()).boxed())
         .collect();
     let found: Vec<Option<String>> = futures::stream::iter(asked)
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
-    Ok(found.into_iter().flatten().next())
+    match found.into_iter().flatten().next() {
+        Some(other) => Err(JoinError::Same(other)),
+        None => Ok(()),
+    }
+}
+
+/// The same, by what the Cluster objects say at this moment.
+pub(crate) async fn refuse_known_stored(
+    host: &Host,
+    uid: &str,
+    except: Option<&str>,
+) -> Result<(), JoinError> {
+    let stored = clusters(host.client.clone())
+        .list(&ListParams::default())
+        .await
+        .map_err(api("list the Clusters"))?;
+    let other = stored.items.into_iter().find(|object| {
+        object.data["status"]["uid"] == uid && object.metadata.name.as_deref() != except
+    });
+    match other.and_then(|object| object.metadata.name) {
+        Some(other) => Err(JoinError::Same(other)),
+        None => Ok(()),
+    }
 }
 
 /// The member's name, if this is its identity.

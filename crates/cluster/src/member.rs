@@ -3,15 +3,24 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use kah_api::cluster::HOST_LABEL;
+use kah_api::cluster::{HOST_LABEL, Trust};
+use kah_iam::Signer;
 use kah_net::{Address, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
 use serde::Deserialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Kubeconfig, SettingsError};
+use crate::{
+    Kubeconfig, SettingsError,
+    doctor::Expiry,
+    probe::Proven,
+    tunnel::{Target, Tunnels},
+};
 
 /// What annotations of ours begin with.
 const ANNOTATIONS: &str = "hub.kubeaihub.io/";
+/// What the servers at the end of a tunnel are called in `Host` and in messages.
+const KS_APISERVER: &str = "ks-apiserver.kubesphere-system.svc";
+const KUBE_APISERVER: &str = "kubernetes.default.svc";
 
 /// Whether requests are sent to a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +43,8 @@ pub enum Route {
     ServiceProxy(Upstream),
     /// Straight to its ks-apiserver (multicluster.md §7.4).
     Endpoint(Upstream),
+    /// To its ks-apiserver, through a tunnel that its agent holds with this host.
+    Tunnel(Upstream),
 }
 
 impl Route {
@@ -41,7 +52,9 @@ impl Route {
     #[must_use]
     pub fn upstream(&self) -> &Upstream {
         match self {
-            Self::ServiceProxy(upstream) | Self::Endpoint(upstream) => upstream,
+            Self::ServiceProxy(upstream) | Self::Endpoint(upstream) | Self::Tunnel(upstream) => {
+                upstream
+            }
         }
     }
 }
@@ -58,6 +71,9 @@ pub struct Member {
     pub(crate) kubernetes: Result<Upstream, SettingsError>,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) identity: String,
+    pub(crate) proven: Arc<Proven>,
+    pub(crate) trust: Trust,
+    pub(crate) signer: Arc<Signer>,
 }
 
 impl Member {
@@ -101,14 +117,22 @@ impl Member {
         self.kubernetes.as_ref().map(crate::kubernetes::client)
     }
 
-    /// When the client certificate of the stored kubeconfig ends, where it has one.
+    /// When the stored credential ends, where it has an end: a client certificate, or a service account's token.
+    #[must_use]
+    pub fn credential(&self) -> Option<Expiry> {
+        self.connection.kubeconfig().ok()?.expiry
+    }
+
+    /// When the stored credential ends, where it has an end.
     #[must_use]
     pub fn certificate_ends(&self) -> Option<jiff::Timestamp> {
-        let kubeconfig = self.connection.kubeconfig().ok()?;
-        let chain = kubeconfig.tls.client_certificate?.chain;
-        let (_, pem) = x509_parser::pem::parse_x509_pem(&chain).ok()?;
-        let ends = pem.parse_x509().ok()?.validity().not_after.timestamp();
-        jiff::Timestamp::from_second(ends).ok()
+        self.credential().map(|credential| credential.ends)
+    }
+
+    /// Whether the other is the same member, reached with the same connection.
+    #[must_use]
+    pub fn is_reached_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.proven, &other.proven)
     }
 
     /// An annotation of the Cluster object; those of ours begin with `hub.kubeaihub.io/`.
@@ -121,6 +145,38 @@ impl Member {
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
         Some(self.identity.as_str()).filter(|uid| !uid.is_empty())
+    }
+
+    /// By what it is to know callers.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
+    /// The same member by the same ways, as it would be with this trust.
+    pub(crate) fn with_trust(&self, trust: Trust, identity: &str) -> Self {
+        Self {
+            trust,
+            identity: identity.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The stored kubeconfig, as it was written.
+    pub(crate) fn stored_yaml(&self) -> Result<Vec<u8>, SettingsError> {
+        self.connection.yaml()
+    }
+
+    /// The stored kubeconfig as it is understood, and where the kube-apiserver is.
+    pub(crate) fn stored(&self) -> Result<(Kubeconfig, Address), SettingsError> {
+        let kubeconfig = self.connection.kubeconfig()?;
+        let address = self.connection.address(&kubeconfig)?;
+        Ok((kubeconfig, address))
+    }
+
+    /// Whether both are reached in the same way.
+    pub(crate) fn has_connection_of(&self, other: &Self) -> bool {
+        self.connection == other.connection
     }
 
     /// Ends at once everything that goes on with it.
@@ -139,8 +195,10 @@ impl Member {
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) gauges: Arc<Gauges>,
+    pub(crate) tunnels: Tunnels,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    pub(crate) signer: Arc<Signer>,
 }
 
 /// `spec.connection`, as far as requests depend on it. Equal ones share an upstream.
@@ -156,14 +214,30 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn kubeconfig(&self) -> Result<Kubeconfig, SettingsError> {
+    /// Whether the member's agent dials us: a proxied cluster of the original has an endpoint on this side.
+    fn is_tunnel(&self) -> bool {
+        self.r#type == "proxy" && self.kubesphere.is_empty()
+    }
+
+    fn yaml(&self) -> Result<Vec<u8>, SettingsError> {
         if self.kubeconfig.is_empty() {
             return Err(SettingsError::Missing);
         }
-        let yaml = STANDARD
+        STANDARD
             .decode(self.kubeconfig.trim())
-            .map_err(|_| SettingsError::Unreadable("it is not base64".into()))?;
-        Kubeconfig::read(&yaml)
+            .map_err(|_| SettingsError::Unreadable("it is not base64".into()))
+    }
+
+    fn kubeconfig(&self) -> Result<Kubeconfig, SettingsError> {
+        Kubeconfig::read(&self.yaml()?)
+    }
+
+    /// Where the kube-apiserver is: what the Cluster says goes before what the kubeconfig says.
+    fn address(&self, kubeconfig: &Kubeconfig) -> Result<Address, SettingsError> {
+        if self.kubernetes.is_empty() {
+            return Ok(kubeconfig.server.clone());
+        }
+        endpoint("spec.connection.kubernetesAPIEndpoint", &self.kubernetes)
     }
 }
 
@@ -188,6 +262,7 @@ struct Object {
 #[serde(default)]
 struct Spec {
     connection: Connection,
+    trust: Trust,
 }
 
 #[derive(Default, Deserialize)]
@@ -232,8 +307,10 @@ pub(crate) fn member(
     let (route, kubernetes) = match (unreadable, same) {
         (Some(error), _) => (Err(error.clone()), Err(error)),
         (None, Some(same)) => (same.route.clone(), same.kubernetes.clone()),
+        (None, None) if connection.is_tunnel() => tunnelled(&uid, &connection, shared),
         (None, None) => ways(&connection, shared),
     };
+    let proven = same.map(|same| same.proven.clone()).unwrap_or_default();
     let annotations = object.metadata.annotations.iter().flatten();
     Some(Member {
         // Of those of others there may be any number and size.
@@ -242,6 +319,9 @@ pub(crate) fn member(
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         identity: status.uid,
+        proven,
+        trust: spec.trust,
+        signer: shared.signer.clone(),
         kubernetes,
         name,
         uid,
@@ -285,6 +365,35 @@ fn ways(
     (route, kubernetes.map(|(upstream, _)| upstream))
 }
 
+/// Both ways through the tunnels of this Cluster object; a kubeconfig that somebody stored still leads to the kube-apiserver.
+fn tunnelled(
+    uid: &str,
+    connection: &Connection,
+    shared: &Shared,
+) -> (
+    Result<(Route, Address), SettingsError>,
+    Result<Upstream, SettingsError>,
+) {
+    let through = |target: Target, host: &str| {
+        let address = Address {
+            tls: false,
+            host: host.to_owned(),
+            port: 80,
+        };
+        let mut settings = settings(address.clone(), TlsSettings::default(), shared);
+        settings.dial = Some(shared.tunnels.dialler(uid, target));
+        Ok((upstream(settings)?, address))
+    };
+    let route = through(Target::KsApiserver, KS_APISERVER)
+        .map(|(upstream, address)| (Route::Tunnel(upstream), address));
+    let kubernetes = if connection.kubeconfig.is_empty() {
+        through(Target::KubeApiserver, KUBE_APISERVER)
+    } else {
+        kubernetes(connection, shared)
+    };
+    (route, kubernetes.map(|(upstream, _)| upstream))
+}
+
 fn is_of_tls(error: &SettingsError) -> bool {
     matches!(error, SettingsError::Upstream(_))
 }
@@ -294,14 +403,7 @@ fn kubernetes(
     shared: &Shared,
 ) -> Result<(Upstream, Address), SettingsError> {
     let kubeconfig = connection.kubeconfig()?;
-    let address = if connection.kubernetes.is_empty() {
-        kubeconfig.server
-    } else {
-        endpoint(
-            "spec.connection.kubernetesAPIEndpoint",
-            &connection.kubernetes,
-        )?
-    };
+    let address = connection.address(&kubeconfig)?;
     let mut settings = settings(address.clone(), kubeconfig.tls, shared);
     settings.credential = kubeconfig.credential;
     Ok((upstream(settings)?, address))

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use futures::{StreamExt, pin_mut};
+use kah_iam::{Signer, SystemClock};
 use kah_net::{Gauges, Limits, Open};
 use kube::{
     Client,
@@ -16,6 +17,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     host::clusters,
     member::{Member, Shared, member},
+    retry::{Pauses, Retry},
+    tunnel::{TunnelLimits, Tunnels},
 };
 
 type Members = HashMap<String, Arc<Member>>;
@@ -31,23 +34,47 @@ struct Inner {
     members: ArcSwap<Members>,
     shared: Shared,
     synced: watch::Sender<bool>,
+    changes: watch::Sender<u64>,
 }
 
 impl Registry {
-    /// An empty registry. `stop` ends every connection to every member; `tasks` owns the tasks that drive them.
+    /// An empty registry, by the machine's clock. `stop` ends every connection to every member; `tasks` owns the tasks that drive them.
     #[must_use]
     pub fn new(limits: Limits, stop: CancellationToken, tasks: TaskTracker) -> Self {
+        let clock = Arc::new(SystemClock::default());
+        let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
+        Self::over(limits, tunnels, Arc::new(Signer::new(clock)), stop, tasks)
+    }
+
+    /// An empty registry over these tunnels, with the one who mints tokens for federated members.
+    #[must_use]
+    pub fn over(
+        limits: Limits,
+        tunnels: Tunnels,
+        signer: Arc<Signer>,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Self {
         let shared = Shared {
             limits,
             gauges: Arc::new(Gauges::default()),
+            tunnels,
             stop,
             tasks,
+            signer,
         };
         Self(Arc::new(Inner {
             members: ArcSwap::default(),
             shared,
             synced: watch::channel(false).0,
+            changes: watch::channel(0).0,
         }))
+    }
+
+    /// Mints the tokens by which federated members know callers.
+    #[must_use]
+    pub fn signer(&self) -> &Arc<Signer> {
+        &self.0.shared.signer
     }
 
     /// The member of this name.
@@ -70,6 +97,24 @@ impl Registry {
         members
     }
 
+    /// Told after every change of any member. Whoever is told looks anew.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.0
+            .changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// The tunnels that members hold with this host.
+    #[must_use]
+    pub fn tunnels(&self) -> &Tunnels {
+        &self.0.shared.tunnels
+    }
+
     /// What is open toward all members together.
     #[must_use]
     pub fn open(&self) -> Open {
@@ -85,7 +130,8 @@ impl Registry {
 
     /// Follows the Cluster objects until the registry's `stop`. Failures are retried with growing pauses; meanwhile the last known state serves.
     pub async fn follow(&self, client: Client) {
-        let events = watcher(clusters(client), watcher::Config::default()).default_backoff();
+        let events = watcher(clusters(client), watcher::Config::default())
+            .backoff(Pauses::of(Retry::TRANSIENT));
         let events = events.take_until(self.0.shared.stop.cancelled());
         pin_mut!(events);
         let mut listed: Option<Vec<DynamicObject>> = None;
@@ -121,10 +167,11 @@ impl Registry {
         self.0.members.store(members.clone());
         for old in before.values() {
             if members.get(&old.name).is_none_or(|new| new.uid != old.uid) {
-                old.close();
+                self.forget(old);
             }
         }
         self.0.synced.send_replace(true);
+        self.changed();
     }
 
     /// Takes one object as it is now.
@@ -141,9 +188,10 @@ impl Registry {
         let mut members = Members::clone(&before);
         let old = members.insert(member.name.clone(), Arc::new(member.clone()));
         self.0.members.store(Arc::new(members));
+        self.changed();
         // Another object under the same name: nothing of the old one survives. The same object with another connection: what goes on may end by itself.
         if let Some(old) = old.filter(|old| old.uid != member.uid) {
-            old.close();
+            self.forget(&old);
         }
     }
 
@@ -165,7 +213,14 @@ impl Registry {
         }
         if let Some(old) = members.remove(name) {
             self.0.members.store(Arc::new(members));
-            old.close();
+            self.changed();
+            self.forget(&old);
         }
+    }
+
+    /// Nothing that goes on with a Cluster object survives it, its tunnels least of all.
+    fn forget(&self, member: &Member) {
+        member.close();
+        self.0.shared.tunnels.close(&member.uid);
     }
 }

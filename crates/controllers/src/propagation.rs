@@ -15,7 +15,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 use kah_cluster::{
     Host,
     propagate::{KINDS, Owner},
-    retry::Backoff,
+    retry::Retry,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -32,7 +32,7 @@ pub struct Pace {
     /// The first looks are spread over this time.
     pub stagger: Duration,
     /// Pauses while a member cannot be reached.
-    pub retry: Backoff,
+    pub retry: Retry,
     /// From 0 to 1, by chance.
     pub chance: fn() -> f64,
 }
@@ -43,9 +43,10 @@ impl Default for Pace {
             look: Duration::from_secs(20),
             rest: Duration::from_millis(2),
             stagger: Duration::from_secs(1),
-            retry: Backoff {
+            retry: Retry {
                 first: Duration::from_millis(500),
                 longest: Duration::from_secs(30),
+                at_least: 50,
             },
             chance: rand::random,
         }

@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use http::HeaderValue;
 use kah_api::path::Target;
 
+use kah_iam::Offer;
 pub use kah_iam::roles::needs_no_role;
 
 /// Somebody who asks.
@@ -96,6 +97,11 @@ pub trait Callers: Send + Sync + 'static {
 
     /// What is known of a user.
     fn profile(&self, user: &str) -> Option<Profile>;
+
+    /// What is said about the trust in a host; `None` where no host can vouch for callers.
+    fn offer(&self) -> Option<Offer> {
+        None
+    }
 
     /// Ends all sessions of a user.
     fn revoke<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<(), String>>;

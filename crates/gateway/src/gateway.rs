@@ -23,6 +23,7 @@ use kah_api::{
     status::Status,
 };
 use kah_cluster::{Host, Registry};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     answer::{self, routing_error},
@@ -32,6 +33,7 @@ use crate::{
     kube_proxy::KubeProxy,
     member, routes,
     settings::Settings,
+    streams::Streams,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -76,6 +78,7 @@ pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) host: Option<Host>,
     pub(crate) kube: KubeProxy,
+    pub(crate) streams: Streams,
     audit: Arc<dyn Audit>,
     counters: Counters,
 }
@@ -112,6 +115,7 @@ impl Gateway {
             registry: parts.registry,
             host: parts.host,
             kube: parts.kube,
+            streams: Streams::default(),
             audit: parts.audit,
             counters: Counters::default(),
         }))
@@ -120,6 +124,11 @@ impl Gateway {
     /// Takes over other settings: requests that come from now on are judged by them; sessions and connections stay.
     pub fn reload(&self, settings: Settings) {
         self.0.settings.store(Arc::new(settings));
+    }
+
+    /// Judges everything that goes on, once ([`Streams::judge`]).
+    pub(crate) async fn judge_streams(&self, round: u64) {
+        self.0.streams.judge(&*self.0.callers, round).await;
     }
 
     /// What was counted.
@@ -269,13 +278,18 @@ impl Inner {
         match self.registry.get(&name) {
             None => member::unknown(&name),
             Some(member) if member.is_host() => self.authorized(arrived).await,
-            Some(member) => member::forward(&member, arrived).await,
+            Some(member) => {
+                let ends = self.ends(&arrived, None);
+                member::forward(&member, arrived, ends).await
+            }
         }
     }
 
     /// Authorisation, by the roles of this cluster.
     async fn authorized(&self, arrived: Arrived) -> Response {
-        if let Err(reason) = self.callers.authorize(&arrived.caller, &arrived.target) {
+        // A member tells everyone which keys it trusts: a host must learn it before it can show who it is.
+        let open = !arrived.settings.multicluster && routes::is_trust(&arrived.target);
+        if !open && let Err(reason) = self.callers.authorize(&arrived.caller, &arrived.target) {
             let status = Status::forbidden(&arrived.caller.name, &arrived.target, &reason);
             return arrived.refuse(&status);
         }
@@ -305,11 +319,20 @@ impl Inner {
             arrived.parts.uri.query().map(str::to_owned),
         );
         let client = arrived.client;
+        let ends = self.ends(&arrived, Some(&arrived.target));
         let (request, _) = arrived.into_request();
-        match self.kube.forward(request, target, client).await {
+        match self.kube.forward(request, target, client, ends).await {
             Ok(response) => response,
             Err(status) => answer::status(&status, &headers, query.as_deref()),
         }
+    }
+
+    /// What ends this request, if it is one that goes on.
+    fn ends(&self, arrived: &Arrived, target: Option<&Target>) -> Option<Arc<CancellationToken>> {
+        let headers = &arrived.parts.headers;
+        member::is_long_running(&arrived.target, headers)
+            .then(|| self.streams.begin(headers, target))
+            .flatten()
     }
 
     /// Everything else: what this server answers itself, with one line in the log.

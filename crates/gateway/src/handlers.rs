@@ -51,6 +51,20 @@ impl Inner {
                 let answered = self.restore_access(matched.name(), &mut arrived).await;
                 or_status(&arrived, answered)
             }
+            Endpoint::HubTrust => {
+                let answered = self.trust(arrived.settings.multicluster).await;
+                or_status(&arrived, answered)
+            }
+            Endpoint::HubMoveTrust => {
+                let answered = self.move_trust(matched.name(), &mut arrived).await;
+                or_status(&arrived, answered)
+            }
+            Endpoint::HubRotate => {
+                let by = arrived.caller.name.clone();
+                let answered = self.rotate(&by).await;
+                or_status(&arrived, answered)
+            }
+            Endpoint::HubTunnel => self.tunnel(&mut arrived),
             Endpoint::Logout => oauth::logout(&*self.callers, arrived).await,
         }
     }

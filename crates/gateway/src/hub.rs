@@ -6,6 +6,8 @@
 mod doctor;
 mod join;
 mod restore;
+mod trust;
+mod tunnel;
 
 use std::sync::Arc;
 

@@ -21,11 +21,12 @@ mod routes;
 mod server;
 mod sessions;
 mod settings;
+mod streams;
 
 pub use audit::{Audit, AuditLog, Object, Record};
 pub use callers::{Caller, Callers, GrantError, Profile, Rejection, Tokens, needs_no_role};
 pub use gateway::{Counters, Gateway, GatewayParts, Peer};
-pub use kube_proxy::{KubeProxy, KubeProxyError};
+pub use kube_proxy::KubeProxy;
 pub use reload::{Follower, ReloadCounters, read};
 pub use routes::{Endpoint, ROUTES, Route};
 pub use server::{Encryption, ServerLimits, serve};

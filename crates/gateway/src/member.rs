@@ -1,5 +1,7 @@
 //! The step from the host to a member (multicluster.md §7).
 
+use std::sync::Arc;
+
 use axum::{
     body::{Body, to_bytes},
     response::Response,
@@ -12,6 +14,7 @@ use kah_api::{
 };
 use kah_cluster::{CallerCredential, Form, ForwardError, Hop, Member, REFUSAL_HEADER};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     answer::{self, respond, with_header},
@@ -40,7 +43,11 @@ pub(crate) fn unknown(name: &str) -> Response {
 }
 
 /// Sends a request on as its caller. Nobody in particular gets through only to what needs no role (differences.md S1).
-pub(crate) async fn forward(member: &Member, mut arrived: Arrived) -> Response {
+pub(crate) async fn forward(
+    member: &Member,
+    mut arrived: Arrived,
+    ends: Option<Arc<CancellationToken>>,
+) -> Response {
     let caller = match arrived.parts.headers.get(header::AUTHORIZATION) {
         Some(value) if !arrived.caller.anonymous => CallerCredential::User {
             name: arrived.caller.name.clone(),
@@ -75,6 +82,7 @@ pub(crate) async fn forward(member: &Member, mut arrived: Arrived) -> Response {
         caller,
         client: arrived.client,
         long_running: is_long_running(&arrived.target, &arrived.parts.headers),
+        ends,
     };
     if kubernetes_version {
         // The answer has to be read here.

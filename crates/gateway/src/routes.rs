@@ -2,6 +2,7 @@
 
 use axum::response::Response;
 use http::{HeaderMap, Method, StatusCode, header};
+use kah_api::path::Target;
 
 use crate::answer::{accepted, not_served, routing_error, with_header};
 
@@ -24,6 +25,10 @@ pub enum Endpoint {
     HubLeave,
     HubDoctor,
     HubRestoreAccess,
+    HubTrust,
+    HubMoveTrust,
+    HubRotate,
+    HubTunnel,
 }
 
 /// A row of the table.
@@ -131,7 +136,41 @@ pub const ROUTES: &[Route] = &[
             Endpoint::HubRestoreAccess,
         )
     },
+    // Open on a member only.
+    Route {
+        open: false,
+        ..get(TRUST, Endpoint::HubTrust)
+    },
+    Route {
+        method: Some("PUT"),
+        open: false,
+        ..get(
+            "/kapis/hub.kubeaihub.io/v1/clusters/{cluster}/trust",
+            Endpoint::HubMoveTrust,
+        )
+    },
+    Route {
+        method: Some("POST"),
+        open: false,
+        ..get(
+            "/kapis/hub.kubeaihub.io/v1/trust/rotate",
+            Endpoint::HubRotate,
+        )
+    },
+    // Agents and replicas prove who they are inside: with a certificate, and only after the upgrade.
+    Route {
+        json: false,
+        ..get(kah_cluster::tunnel::PATH, Endpoint::HubTunnel)
+    },
 ];
+
+/// What a member says about its trust, and a host about that of all its members.
+const TRUST: &str = "/kapis/hub.kubeaihub.io/v1/trust";
+
+/// Whether this asks for that, of this server itself.
+pub(crate) fn is_trust(target: &Target) -> bool {
+    target.verb == "get" && target.cluster.is_none() && target.path == TRUST
+}
 
 /// What answers a request, and the names in its path, in the order of the pattern's braces.
 #[derive(Debug, Clone, PartialEq, Eq)]

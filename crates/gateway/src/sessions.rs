@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use http::HeaderValue;
 use kah_api::{config::Configuration, path::Target};
 use kah_iam::{
-    Authentication, Authorizer, Decision, GlobalRoles, Identity, TokenPair,
+    Authentication, Authorizer, Decision, GlobalRoles, Identity, Offer, TokenPair,
     authenticate::GrantError as Refused,
 };
 
@@ -126,6 +126,10 @@ impl Callers for Sessions {
             email: user.spec.email.clone(),
             locale: user.spec.lang.clone(),
         })
+    }
+
+    fn offer(&self) -> Option<Offer> {
+        self.authentication.offer()
     }
 
     fn revoke<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<(), String>> {

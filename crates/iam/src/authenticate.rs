@@ -13,7 +13,7 @@ use kah_api::{
 use crate::{
     cache::{CacheError, TokenCache},
     clock::Clock,
-    federated::{HostTrust, is_federated},
+    federated::{HostTrust, Offer, is_federated},
     password::{Busy, Passwords},
     token::{Claims, TokenError, TokenType, Tokens},
     users::Users,
@@ -196,6 +196,15 @@ impl Authentication {
     pub fn trusting(mut self, trust: Arc<HostTrust>) -> Self {
         self.trust = Some(trust);
         self
+    }
+
+    /// What is said about the trust in a host; `None` where a host can never vouch for callers.
+    #[must_use]
+    pub fn offer(&self) -> Option<Offer> {
+        let trust = self.trust.as_ref();
+        trust
+            .filter(|_| self.settings.load().may_trust)
+            .map(|trust| trust.offer())
     }
 
     /// Takes over another configuration; sessions stay.

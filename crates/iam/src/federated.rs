@@ -5,10 +5,14 @@
 //! `kube-system`, `sub` and `username` the user; it lives for [`LIFE`]. A member knows public keys only, so what it knows makes no token.
 
 mod key;
+mod keys;
+mod signer;
 mod trusted;
 
 pub use key::{KeyError, SigningKey, VerifyingKey};
-pub use trusted::{HostTrust, TrustError, Trusted, follow_host_trust};
+pub use keys::{KeyRecord, KeyState, KeysError, SIGNING_KEYS, SigningKeys};
+pub use signer::{MintError, Signer, follow_signing_keys};
+pub use trusted::{HostTrust, Offer, TrustError, Trusted, follow_host_trust};
 
 use kah_api::time::GoDuration;
 use serde::{Deserialize, Serialize};

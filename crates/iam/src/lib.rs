@@ -14,7 +14,10 @@ pub mod users;
 pub use authenticate::{Authentication, AuthenticationError, GrantError, Identity, TokenPair};
 pub use cache::{CacheLimits, MemoryCache, TokenCache};
 pub use clock::{Clock, SystemClock};
-pub use federated::{HostTrust, SigningKey, Trusted, follow_host_trust};
+pub use federated::{
+    HostTrust, Offer, Signer, SigningKey, SigningKeys, Trusted, follow_host_trust,
+    follow_signing_keys,
+};
 pub use roles::{Authorizer, Decision, GlobalRoles};
 pub use token::{TokenError, TokenType, Tokens};
 pub use users::Users;

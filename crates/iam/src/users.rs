@@ -57,6 +57,15 @@ impl Users {
             .cloned()
     }
 
+    /// All names, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let users = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<String> = users.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
     /// By what a person types: an e-mail address if it looks like one, else a name.
     #[must_use]
     pub fn find(&self, login: &str) -> Option<Arc<User>> {

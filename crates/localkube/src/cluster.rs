@@ -269,6 +269,7 @@ impl Cluster {
                     port: self.address.port(),
                     ca: ca.clone(),
                 },
+                network: node::Network::LOOPBACK,
                 clock: options.clock,
             },
             self.work.clone(),

@@ -34,6 +34,7 @@ use crate::proxy::Proxy;
 use crate::recorder::{Clock, Recorder, reference};
 use crate::status::ApiError;
 use address::Addresses;
+pub use address::Network;
 use container::Live;
 use pod::{Handle, Worker};
 
@@ -70,6 +71,8 @@ pub struct Options {
     /// Without one, every Pod is simulated.
     pub program: Option<Program>,
     pub api_server: ApiServer,
+    /// Where the addresses of Pods come from.
+    pub network: Network,
     /// The current time.
     pub clock: Clock,
 }
@@ -133,12 +136,13 @@ impl Node {
         let (recorder, writer) = Recorder::new(client.clone(), shutdown.clone());
         let recorder = recorder.component("kubelet").host(&options.name);
         let tasks = TaskTracker::new();
+        let addresses = Addresses::new(options.network);
         let inner = Arc::new(Inner {
             proxy: Proxy::new(client.clone(), tasks.clone(), shutdown.clone()),
             client,
             options,
             recorder,
-            addresses: Addresses::default(),
+            addresses,
             pods: Mutex::default(),
             tasks,
             shutdown: shutdown.clone(),

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 use crate::gauge::Counted;
 
@@ -38,9 +38,9 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 #[error("read the caller's request body")]
 pub(crate) struct ClientBodyError(#[source] BoxError);
 
-/// The answer was cut because its upstream was closed on our side.
+/// The answer was cut because its upstream was closed on our side, or the request was ended.
 #[derive(Debug, thiserror::Error)]
-#[error("the upstream was closed while its answer was under way")]
+#[error("the answer was ended while it was under way")]
 pub(crate) struct Cut;
 
 /// A caller's body on its way out. Trailers end here: a name in a trailer could say what the same name in the headers may not.
@@ -102,18 +102,37 @@ where
 /// An upstream's answer on its way back.
 pub(crate) struct Inbound<B> {
     inner: B,
-    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    closed: Closed,
     _open: (Counted, Arc<Held>),
+}
+
+/// Ready when an answer is to end.
+pub(crate) type Closed = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// When the upstream is closed, or this request is ended.
+pub(crate) fn closed(
+    upstream: CancellationToken,
+    request: Option<Arc<CancellationToken>>,
+) -> Closed {
+    match request {
+        None => Box::pin(upstream.cancelled_owned()),
+        Some(request) => Box::pin(async move {
+            tokio::select! {
+                () = upstream.cancelled() => {}
+                () = request.cancelled() => {}
+            }
+        }),
+    }
 }
 
 /// Whatever else lives as long as an answer does.
 pub(crate) type Held = dyn std::any::Any + Send + Sync;
 
 impl<B> Inbound<B> {
-    pub(crate) fn new(inner: B, closed: CancellationToken, open: (Counted, Arc<Held>)) -> Self {
+    pub(crate) fn new(inner: B, closed: Closed, open: (Counted, Arc<Held>)) -> Self {
         Self {
             inner,
-            closed: Box::pin(closed.cancelled_owned()),
+            closed,
             _open: open,
         }
     }
@@ -131,7 +150,6 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        use std::future::Future;
         // Before the inner body: one whose connection was dropped may look as if it had ended well.
         if self.closed.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(Box::new(Cut))));

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    BoxError, Gauges, Kind, Limits, ProxyError,
+    BoxError, Dial, Duplex, Gauges, Kind, Limits, ProxyError,
     error::{io_kind, tls_kind},
     gauge::Counted,
 };
@@ -102,6 +102,8 @@ impl std::fmt::Display for Address {
 #[derive(Clone)]
 pub(crate) struct Connector {
     pub(crate) address: Arc<Address>,
+    /// Makes the connections in the place of TCP.
+    pub(crate) dial: Option<Arc<dyn Dial>>,
     pub(crate) name: Arc<str>,
     pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     pub(crate) limits: Limits,
@@ -113,14 +115,37 @@ pub(crate) struct Connector {
 
 impl Connector {
     pub(crate) async fn connect(self) -> Result<Wire, ProxyError> {
-        let tcp = limited(self.limits.connect, &self.name, self.tcp()).await?;
-        let _ = tcp.set_nodelay(true);
-        keep_alive(&tcp, self.limits.keep_alive);
-        let Some((config, server_name)) = &self.tls else {
+        if let Some(dial) = &self.dial {
+            let dialled = async {
+                dial.dial()
+                    .await
+                    .map_err(|error| ProxyError::because(error.kind, &self.name, error))
+            };
+            let stream = limited(self.limits.connect, &self.name, dialled).await?;
+            if self.tls.is_none() {
+                return Ok(Wire::new(Stream::Dialled(stream), false, &self));
+            }
+            let (stream, http2) = self.handshake(stream).await?;
+            return Ok(Wire::new(Stream::Dialled(Box::new(stream)), http2, &self));
+        }
+        let tcp = self.tcp_within().await?;
+        if self.tls.is_none() {
             return Ok(Wire::new(Stream::Plain(tcp), false, &self));
+        }
+        let (stream, http2) = self.handshake(tcp).await?;
+        Ok(Wire::new(Stream::Tls(Box::new(stream)), http2, &self))
+    }
+
+    /// TLS, and whether HTTP/2 was chosen.
+    pub(crate) async fn handshake<S: Duplex>(
+        &self,
+        stream: S,
+    ) -> Result<(tokio_rustls::client::TlsStream<S>, bool), ProxyError> {
+        let Some((config, server_name)) = &self.tls else {
+            return Err(ProxyError::new(Kind::Settings, &self.name, None));
         };
         let handshake =
-            tokio_rustls::TlsConnector::from(config.clone()).connect(server_name.clone(), tcp);
+            tokio_rustls::TlsConnector::from(config.clone()).connect(server_name.clone(), stream);
         let handshake = async {
             handshake.await.map_err(|error| {
                 let kind = match error
@@ -135,31 +160,46 @@ impl Connector {
         };
         let stream = limited(self.limits.handshake, &self.name, handshake).await?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Ok(Wire::new(Stream::Tls(Box::new(stream)), http2, &self))
+        Ok((stream, http2))
+    }
+
+    /// A TCP connection, within its time.
+    pub(crate) async fn tcp_within(&self) -> Result<TcpStream, ProxyError> {
+        limited(self.limits.connect, &self.name, self.tcp()).await
     }
 
     async fn tcp(&self) -> Result<TcpStream, ProxyError> {
-        let addresses = tokio::net::lookup_host((self.address.host.as_str(), self.address.port))
-            .await
-            .map_err(|error| ProxyError::because(Kind::NameNotResolved, &self.name, error))?;
-        let mut last = None;
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(match last {
-            None => ProxyError::new(Kind::NameNotResolved, &self.name, None),
-            Some(error) => {
-                let kind = match io_kind(&error) {
-                    Some(Kind::Timeout) => Kind::ConnectTimeout,
-                    _ => Kind::Unreachable,
-                };
-                ProxyError::because(kind, &self.name, error)
-            }
-        })
+        let tcp = tcp(&self.address, &self.name).await?;
+        keep_alive(&tcp, self.limits.keep_alive);
+        Ok(tcp)
     }
+}
+
+/// TCP to the first of the host's addresses that accepts.
+pub(crate) async fn tcp(address: &Address, name: &Arc<str>) -> Result<TcpStream, ProxyError> {
+    let addresses = tokio::net::lookup_host((address.host.as_str(), address.port))
+        .await
+        .map_err(|error| ProxyError::because(Kind::NameNotResolved, name, error))?;
+    let mut last = None;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(match last {
+        None => ProxyError::new(Kind::NameNotResolved, name, None),
+        Some(error) => {
+            let kind = match io_kind(&error) {
+                Some(Kind::Timeout) => Kind::ConnectTimeout,
+                _ => Kind::Unreachable,
+            };
+            ProxyError::because(kind, name, error)
+        }
+    })
 }
 
 /// A peer that vanished without a word is noticed although nobody writes to it.
@@ -171,7 +211,7 @@ fn keep_alive(tcp: &TcpStream, interval: Duration) {
     let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&probe);
 }
 
-async fn limited<T>(
+pub(crate) async fn limited<T>(
     limit: Duration,
     name: &Arc<str>,
     work: impl Future<Output = Result<T, ProxyError>>,
@@ -199,6 +239,7 @@ impl tower::Service<Uri> for Connector {
 enum Stream {
     Plain(TcpStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Dialled(Box<dyn Duplex>),
 }
 
 impl AsyncRead for Stream {
@@ -210,6 +251,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Dialled(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -223,6 +265,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Dialled(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -230,6 +273,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Dialled(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -237,6 +281,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Dialled(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -248,6 +293,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Dialled(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -255,6 +301,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Dialled(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -123,6 +123,12 @@ impl ProxyError {
         Self::new(kind, upstream, Some(source))
     }
 
+    /// A fault of a connection to this address that somebody else reads from and writes to.
+    #[must_use]
+    pub fn of_connection(address: &crate::Address, source: io::Error) -> Self {
+        Self::classify(&address.to_string().into(), source.into(), Kind::Reset)
+    }
+
     /// What kind of fault it is.
     #[must_use]
     pub fn kind(&self) -> Kind {

@@ -16,12 +16,8 @@ const BUFFER: usize = 16 * 1024;
 ///
 /// The end of one direction is passed on as such. The other goes on for as long as it moves: after `half_closed` without a byte it ends too,
 /// so that a peer which is gone for good cannot hold the other.
-pub(crate) async fn splice<A, B>(
-    client: A,
-    upstream: B,
-    half_closed: Duration,
-    stop: &CancellationToken,
-) where
+pub async fn splice<A, B>(client: A, upstream: B, half_closed: Duration, stop: &CancellationToken)
+where
     A: AsyncRead + AsyncWrite + Send,
     B: AsyncRead + AsyncWrite + Send,
 {

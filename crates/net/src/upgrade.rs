@@ -1,6 +1,6 @@
 //! A request that turns its connection into something else.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
@@ -9,7 +9,11 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Body, Kind, ProxyError, body::Inbound, gauge::Counted, headers::clean_response, splice::splice,
+    Body, Kind, ProxyError,
+    body::{Inbound, closed},
+    gauge::Counted,
+    headers::clean_response,
+    splice::splice,
     upstream::Inner,
 };
 
@@ -23,6 +27,7 @@ pub(crate) async fn send(
     request: Request<Body>,
     client_side: OnUpgrade,
     counted: Counted,
+    ends: Option<Arc<CancellationToken>>,
 ) -> Result<Response<Body>, ProxyError> {
     let wire = tokio::select! {
         wire = inner.raw.clone().connect() => wire?,
@@ -61,13 +66,19 @@ pub(crate) async fn send(
                 else {
                     return;
                 };
-                splice(
+                let spliced = splice(
                     TokioIo::new(client),
                     TokioIo::new(upstream),
                     limits.half_closed,
                     &stop,
-                )
-                .await;
+                );
+                match ends {
+                    None => spliced.await,
+                    // Dropping both connections is how either side learns of it.
+                    Some(ends) => {
+                        ends.run_until_cancelled(spliced).await;
+                    }
+                }
             });
             clean_response(response.headers_mut());
             let (mut parts, _) = response.into_parts();
@@ -84,8 +95,8 @@ pub(crate) async fn send(
             let (parts, body) = response.into_parts();
             let body = Inbound::new(
                 body,
-                inner.stop.clone(),
-                (counted, std::sync::Arc::new(guard)),
+                closed(inner.stop.clone(), ends),
+                (counted, Arc::new(guard)),
             );
             Ok(Response::from_parts(parts, body.boxed_unsync()))
         }

@@ -21,8 +21,8 @@ use rustls::pki_types::ServerName;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Address, Body, BoxError, Gauges, Kind, Open, ProxyError, TlsSettings,
-    body::{Inbound, Outbound},
+    Address, Body, BoxError, Dial, Gauges, Kind, Open, ProxyError, TlsSettings,
+    body::{Inbound, Outbound, closed},
     connect::Connector,
     gauge::Counted,
     headers::{clean_response, forwarded_for, is_upgrade, request_headers},
@@ -97,6 +97,8 @@ impl Credential {
 pub struct UpstreamSettings {
     /// Where it listens.
     pub address: Address,
+    /// Makes the connections, where TCP to the address does not; the address then names the upstream and stands in `Host`.
+    pub dial: Option<Arc<dyn Dial>>,
     /// How it is verified; not used where the address speaks no TLS.
     pub tls: TlsSettings,
     /// What we show it on every request.
@@ -117,6 +119,7 @@ impl UpstreamSettings {
     pub fn new(address: Address) -> Self {
         Self {
             address,
+            dial: None,
             tls: TlsSettings::default(),
             credential: None,
             limits: Limits::default(),
@@ -138,6 +141,8 @@ pub struct Forward {
     pub client: Option<IpAddr>,
     /// Another limit than [`Limits::answer`] for this request; `Some(None)` is no limit.
     pub answer_within: Option<Option<Duration>>,
+    /// Ends the answer, or what came of an upgrade, when it is cancelled. It is held for as long as there is something to end.
+    pub ends: Option<Arc<CancellationToken>>,
 }
 
 impl Forward {
@@ -149,6 +154,7 @@ impl Forward {
             headers: HeaderMap::new(),
             client: None,
             answer_within: None,
+            ends: None,
         }
     }
 }
@@ -237,6 +243,7 @@ impl Upstream {
     pub fn new(settings: UpstreamSettings) -> Result<Self, ProxyError> {
         let UpstreamSettings {
             address,
+            dial,
             tls,
             credential,
             limits,
@@ -251,6 +258,7 @@ impl Upstream {
         let scheme = if address.tls { "https" } else { "http" };
         let either = Connector {
             address: Arc::new(address),
+            dial,
             name: name.clone(),
             tls: None,
             limits,
@@ -384,7 +392,7 @@ impl Upstream {
                 headers,
                 outbound.boxed_unsync(),
             );
-            return upgrade::send(inner, request, client_side, counted).await;
+            return upgrade::send(inner, request, client_side, counted, forward.ends).await;
         }
 
         let uri = Uri::builder()
@@ -420,7 +428,8 @@ impl Upstream {
         let mut response = answer?;
         clean_response(response.headers_mut());
         let (parts, body) = response.into_parts();
-        let body = Inbound::new(body, inner.stop.clone(), (counted, load)).boxed_unsync();
+        let closed = closed(inner.stop.clone(), forward.ends);
+        let body = Inbound::new(body, closed, (counted, load)).boxed_unsync();
         Ok(Response::from_parts(parts, body))
     }
 

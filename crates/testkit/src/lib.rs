@@ -5,6 +5,7 @@ pub mod http_client;
 pub mod kubectl;
 pub mod kubelet;
 pub mod member;
+pub mod network;
 pub mod original;
 pub mod plane;
 

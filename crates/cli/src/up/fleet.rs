@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use kah_api::cluster::Trust;
 use kah_api::seed::{self, Role, Seed};
 use kah_localkube::authority::Authority;
 use kah_localkube::node::Program;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::data::{DataDir, random_text};
 use super::fault::{Fault, Kind};
-use super::port;
+use super::{port, trust};
 use crate::failure::Failure;
 use crate::output;
 
@@ -55,7 +56,13 @@ pub struct Place {
 
 impl Fleet {
     /// Starts all clusters, creates what is missing in them, and joins the members to the host.
-    pub async fn start(data: &DataDir, address: SocketAddr, members: u16) -> Result<Self, Failure> {
+    /// Members that are new know callers by `trust`; the others by what they did.
+    pub async fn start(
+        data: &DataDir,
+        address: SocketAddr,
+        members: u16,
+        trust: Trust,
+    ) -> Result<Self, Failure> {
         let ports = data.ports();
         let password = data.password()?;
         let plan = Plan {
@@ -65,7 +72,7 @@ impl Fleet {
             password_hash: hash(password.clone()).await?,
             certificate: certificate(data)?,
         };
-        // The host first: a member that is new gets the secret that the host has now.
+        // The host first: a member that is new and shares a secret gets the one that the host has now.
         let host = plan
             .start(HOST, Role::Host, &random_text(32), Some(address.port()))
             .await?;
@@ -73,11 +80,19 @@ impl Fleet {
         let names: Vec<String> = (1..=members)
             .map(|number| format!("member-{number}"))
             .collect();
-        let started = futures::future::join_all(
-            names
-                .iter()
-                .map(|name| plan.start(name, Role::Member, &secret, None)),
-        )
+        let trusts = trust::of_members(&host.cluster.client(), &names, trust).await?;
+        let own = random_text(32);
+        let secrets: BTreeMap<&String, String> = names
+            .iter()
+            .map(|name| match trusts.get(name) {
+                Some(Trust::Federated) => (name, random_text(32)),
+                _ => (name, secret.clone()),
+            })
+            .collect();
+        let started = futures::future::join_all(names.iter().map(|name| {
+            let secret = secrets.get(name).unwrap_or(&own);
+            plan.start(name, Role::Member, secret, None)
+        }))
         .await;
         let mut fleet = Fleet {
             address,
@@ -94,7 +109,7 @@ impl Fleet {
             }
         }
         let joined = match failed {
-            None => fleet.join(data).await,
+            None => fleet.join(data, &trusts).await,
             Some(error) => Err(error),
         };
         if let Err(error) = joined {
@@ -110,7 +125,7 @@ impl Fleet {
     }
 
     /// Writes kubeconfigs and ports, and tells the host where its members are.
-    async fn join(&self, data: &DataDir) -> Result<(), Failure> {
+    async fn join(&self, data: &DataDir, trusts: &BTreeMap<String, Trust>) -> Result<(), Failure> {
         let mut ports = data.ports();
         for running in &self.clusters {
             data.write(
@@ -126,15 +141,26 @@ impl Fleet {
         let client = host.cluster.client();
         let adjusted = adjust_host(&client, self.address.port());
         let host_object = seed::host_cluster(host.cluster.admin_kubeconfig(), &host.place.address);
-        let objects = std::iter::once(host_object).chain(members.iter().map(|member| {
-            seed::member_cluster(
-                &member.place.name,
+        let mut objects = vec![host_object];
+        for member in members {
+            let name = &member.place.name;
+            let mut object = seed::member_cluster(
+                name,
                 member.cluster.admin_kubeconfig(),
                 &member.place.address,
                 None,
-            )
-        }));
-        let joined = futures::future::join_all(objects.map(|object| join_cluster(&client, object)));
+            );
+            if trusts.get(name) == Some(&Trust::Federated) {
+                let uid = trust::acquaint(name, &client, &member.cluster.client()).await?;
+                object["spec"]["trust"] = Trust::Federated.as_str().into();
+                object["status"] = json!({"uid": uid});
+            }
+            objects.push(object);
+        }
+        let joined = objects
+            .into_iter()
+            .map(|object| join_cluster(&client, object));
+        let joined = futures::future::join_all(joined);
         let images = futures::future::join_all(
             self.clusters
                 .iter()
@@ -146,8 +172,9 @@ impl Fleet {
         images.into_iter().collect()
     }
 
-    /// Takes a member's trust away and restarts its ks-apiserver. Says what was done.
-    pub async fn break_member(&self, fault: &Fault) -> Result<String, Failure> {
+    /// Takes a member's trust away and restarts its ks-apiserver. Says what was done. There is nothing to break between those who share no secret, so
+    /// a federated member is made to share the host's first.
+    pub async fn break_member(&self, fault: &Fault) -> Result<Vec<String>, Failure> {
         let member = &fault.member;
         let next = "Leave --break out, and edit ConfigMap kubesphere-config with kubectl instead.";
         let failed = |what: &str| Failure::new(format!("{what} of {member}"), next);
@@ -157,6 +184,16 @@ impl Fleet {
             .find(|running| running.place.name == *member)
             .ok_or_else(|| failed("find the cluster"))?;
         let client = running.cluster.client();
+        let mut told = Vec::new();
+        if let Some(host) = self.clusters.first() {
+            let secret = jwt_secret(&host.cluster).await?;
+            let host = host.cluster.client();
+            if trust::share_secret(member, &host, &client, &secret).await? {
+                told.push(format!(
+                    "Put {member} into shared-secret trust: it has the host's jwtSecret now."
+                ));
+            }
+        }
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), seed::NAMESPACE);
         let mut map = maps
             .get(seed::CONFIG)
@@ -189,7 +226,8 @@ impl Fleet {
             .restart(seed::SERVER)
             .await
             .map_err(|error| failed("restart ks-apiserver").because(error))?;
-        Ok(format!("Broke {member}: {said}. See it with `kah doctor`."))
+        told.push(format!("Broke {member}: {said}. See it with `kah doctor`."));
+        Ok(told)
     }
 
     /// Ends when every ks-apiserver runs as its Deployment says, and the address answers.
@@ -199,6 +237,7 @@ impl Fleet {
             .iter()
             .map(|running| rolled_out(running.cluster.client()));
         futures::future::join_all(deployments).await;
+        self.none_is_said_not_to_be_ready().await;
         // The node port follows the endpoints a moment later.
         let Ok(hub) = crate::hub::Hub::new(&self.address(), None) else {
             return;
@@ -209,6 +248,30 @@ impl Fleet {
             .is_ok_and(|answer| answer.status.is_success())
         {
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The host's controllers may have found a member that was starting still; they tell a moment later that it is there.
+    async fn none_is_said_not_to_be_ready(&self) {
+        let Some((host, members)) = self.clusters.split_first() else {
+            return;
+        };
+        let clusters = kah_cluster::clusters(host.cluster.client());
+        for member in members {
+            let not_ready = || async {
+                let object = clusters.get_opt(&member.place.name).await.ok().flatten();
+                let conditions = object.and_then(|mut object| {
+                    Some(object.data.pointer_mut("/status/conditions")?.take())
+                });
+                let conditions = conditions.as_ref().and_then(Value::as_array);
+                conditions
+                    .into_iter()
+                    .flatten()
+                    .any(|it| it["type"] == "Ready" && it["status"] == "False")
+            };
+            while not_ready().await {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
         }
     }
 
@@ -285,6 +348,7 @@ impl Plan<'_> {
             password_hash: &self.password_hash,
             node_port,
         });
+        seed::name(&mut options.objects, name);
         if role == Role::Host {
             options.objects.extend(self.certificate.clone());
         }
@@ -409,16 +473,23 @@ async fn adjust_host(client: &kube::Client, node_port: u16) -> Result<(), Failur
 /// Only Pods of exactly this program's image run here: after an upgrade the Deployment follows.
 async fn adjust_image(client: kube::Client) -> Result<(), Failure> {
     let deployments: Api<Deployment> = Api::namespaced(client, seed::NAMESPACE);
+    for name in [seed::SERVER, seed::CONTROLLERS] {
+        adjust_deployment(&deployments, name).await?;
+    }
+    Ok(())
+}
+
+async fn adjust_deployment(deployments: &Api<Deployment>, name: &str) -> Result<(), Failure> {
     let image = image();
     let failed = |error| {
         Failure::new(
-            format!("give Deployment ks-apiserver the image {image}"),
+            format!("give Deployment {name} the image {image}"),
             "Look at the Deployment with kubectl, or start anew with another --data-dir.",
         )
         .because(error)
     };
-    let Some(deployment) = deployments.get_opt(seed::SERVER).await.map_err(failed)? else {
-        // Whoever deleted it meant it.
+    let Some(deployment) = deployments.get_opt(name).await.map_err(failed)? else {
+        // A member has no reconcilers; and whoever deleted something meant it.
         return Ok(());
     };
     let pod = deployment.spec.and_then(|spec| spec.template.spec);
@@ -429,13 +500,10 @@ async fn adjust_image(client: kube::Client) -> Result<(), Failure> {
     {
         return Ok(());
     }
-    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": seed::SERVER, "image": image}]}}}});
+    let patch =
+        json!({"spec": {"template": {"spec": {"containers": [{"name": name, "image": image}]}}}});
     deployments
-        .patch(
-            seed::SERVER,
-            &PatchParams::default(),
-            &Patch::Strategic(patch),
-        )
+        .patch(name, &PatchParams::default(), &Patch::Strategic(patch))
         .await
         .map(drop)
         .map_err(failed)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kah_testkit::fleet::{Fleet, Guard, until};
 use kah_testkit::http_client::get;
+use kah_testkit::network::{self, Place};
 
 use crate::fleet::{OURS, kah, log_in, ok, server_pod, start, start_real, through_host, token};
 
@@ -19,6 +20,21 @@ fn one_login_reaches_every_real_control_plane() {
     if let Some(fleet) = start_real(2) {
         reach(&fleet);
         through(&fleet);
+    }
+}
+
+/// Multicluster.md §7.3 on a real kube-apiserver, which does not take loopback addresses for a Service.
+#[test]
+fn one_login_reaches_real_control_planes_through_their_service_proxy() {
+    if kah_testkit::plane::assets().is_none() {
+        println!("no real control plane: KUBEBUILDER_ASSETS is not set");
+        return;
+    }
+    let name = "clusters::one_login_reaches_real_control_planes_through_their_service_proxy";
+    match network::own(name).unwrap() {
+        Place::Done => {}
+        Place::Unavailable(why) => println!("no network of its own: {why}"),
+        Place::Inside => reach(&start_real(2).unwrap()),
     }
 }
 

@@ -10,6 +10,7 @@ mod check;
 mod clusters;
 mod doctor;
 mod fleet;
+mod inside;
 mod join;
 mod original;
 mod recovery;

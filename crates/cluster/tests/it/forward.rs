@@ -267,7 +267,7 @@ async fn r9_what_gets_no_answer_has_a_code_and_a_status() {
         ("name", C::NameNotResolved, 502, true),
         ("ready", C::MemberNotReady, 503, true),
         ("hangup", C::MemberUnreachable, 502, true),
-        ("empty", C::ConfigUnreadable, 503, true),
+        ("empty", C::CredentialRejected, 503, true),
         ("odd", C::ConfigUnreadable, 503, true),
         ("tls", C::TLSUntrusted, 502, true),
     ] {

@@ -4,7 +4,10 @@
 #[path = "../../../testkit/src/member.rs"]
 mod member;
 
+mod connection;
+mod enrol;
 mod forward;
+mod killed;
 mod kubeconfig;
 mod registry;
 mod restore;
@@ -64,6 +67,7 @@ pub fn hop(target: &str) -> Hop {
         },
         client: Some([10, 0, 0, 9].into()),
         long_running: false,
+        ends: None,
     }
 }
 

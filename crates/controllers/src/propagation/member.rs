@@ -142,7 +142,7 @@ impl Worker {
     }
 
     fn pause(&self, read: u32) -> Duration {
-        spread(self.pace.look, (self.pace.chance)()).max(self.pace.rest.saturating_mul(read))
+        spread(self.pace.look, 50, (self.pace.chance)()).max(self.pace.rest.saturating_mul(read))
     }
 
     async fn client(&self) -> Result<Client, Stuck> {

@@ -3,7 +3,7 @@
 use axum::response::Response;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::StatusCode;
-use kah_api::status::Status;
+use kah_api::{cluster::Trust, status::Status};
 use kah_cluster::join::{JoinError, Request, join, leave};
 use serde::Deserialize;
 use serde_json::json;
@@ -25,6 +25,8 @@ struct Wanted {
     dry_run: bool,
     #[serde(default)]
     force: bool,
+    /// Where nobody says: federated if the member offers it.
+    trust: Option<Trust>,
 }
 
 impl Inner {
@@ -48,6 +50,7 @@ impl Inner {
             kubeconfig,
             dry_run: wanted.dry_run,
             force: wanted.force,
+            trust: wanted.trust,
             proof,
         };
         match join(&host, &request).await {
@@ -83,6 +86,9 @@ impl Inner {
 }
 
 fn refusal(error: &JoinError) -> Status {
+    if let JoinError::Trust(error) = error {
+        return super::trust::refusal(error);
+    }
     let (code, reason) = match error {
         JoinError::Unknown(_) => (404, "NotFound"),
         JoinError::Taken(_) => (409, "AlreadyExists"),

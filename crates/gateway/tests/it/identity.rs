@@ -10,6 +10,10 @@ use kah_gateway::{Caller, Callers, GrantError, Profile, Rejection, Tokens, needs
 #[derive(Default)]
 pub struct Script {
     pub revoked: Mutex<Vec<String>>,
+    /// Whose credential has ended.
+    pub ended: Mutex<Vec<String>>,
+    /// Whose role was taken away.
+    pub powerless: Mutex<Vec<String>>,
 }
 
 fn ready<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, T> {
@@ -37,6 +41,9 @@ impl Callers for Script {
         let value = value.to_str().unwrap_or_default();
         ready(match value.strip_prefix("Bearer ") {
             Some("panic") => panic!("asked to"),
+            Some(name) if self.ended.lock().unwrap().iter().any(|ended| ended == name) => {
+                reject("token is expired", true)
+            }
             Some(name @ ("admin" | "weak")) => Ok(Caller {
                 name: name.into(),
                 groups: vec!["system:authenticated".into()],
@@ -49,7 +56,8 @@ impl Callers for Script {
     }
 
     fn authorize(&self, caller: &Caller, target: &Target) -> Result<(), String> {
-        if caller.name == "admin" || needs_no_role(&target.path) {
+        let powerless = self.powerless.lock().unwrap().contains(&caller.name);
+        if (caller.name == "admin" && !powerless) || needs_no_role(&target.path) {
             Ok(())
         } else {
             Err(String::new())

@@ -63,6 +63,11 @@ impl Standin {
                 .body(status.to_line().into())
                 .unwrap();
         }
+        if request.uri().query() == Some("watch=1") {
+            let first = futures::stream::iter([Ok::<_, std::io::Error>("first\n")]);
+            let endless = futures::StreamExt::chain(first, futures::stream::pending());
+            return Response::new(Body::from_stream(endless));
+        }
         if path.ends_with("/away") {
             return Response::builder()
                 .status(302)

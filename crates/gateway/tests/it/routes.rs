@@ -40,6 +40,8 @@ const EXPECTED: &[(&str, u16, u16)] = &[
         403,
         403,
     ),
+    // This server holds no tunnels.
+    ("/kapis/hub.kubeaihub.io/v1/tunnel", 404, 404),
 ];
 
 #[tokio::test]

@@ -1,5 +1,10 @@
 //! Lines of security-tests.md, through the whole gateway; what a member sees is asserted at the member.
 
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
 use crate::room::Room;
 
 const ADMIN: (&str, &str) = ("authorization", "Bearer admin");
@@ -417,4 +422,42 @@ fn h8_what_goes_out_is_within_the_list_and_has_one_identity() {
     });
     checked.unwrap();
     assert!(sent.into_inner() > 20, "it must have seen requests go out");
+}
+
+/// Begins a watch as this caller, and reads its first line.
+async fn watch(room: &Room, target: &str, token: &str) -> axum::body::BodyDataStream {
+    let request = http::Request::get(target)
+        .header("authorization", format!("Bearer {token}"))
+        .body(axum::body::Body::empty())
+        .unwrap();
+    let response = room.gateway.serve(request).await;
+    assert_eq!(response.status(), 200, "{target}");
+    let mut body = response.into_body().into_data_stream();
+    let first = tokio::time::timeout(Duration::from_secs(10), body.next()).await;
+    assert_eq!(first.unwrap().unwrap().unwrap(), "first\n");
+    body
+}
+
+#[tokio::test]
+async fn w5_t13_what_goes_on_ends_with_the_callers_credential_and_right() {
+    let room = Room::host().await;
+    let stop = CancellationToken::new();
+    let gateway = room.gateway.clone();
+    let looks = stop.clone();
+    tokio::spawn(async move { gateway.end_streams(Duration::from_millis(5), looks).await });
+
+    let mut member = watch(&room, "/clusters/m1/api/v1/pods?watch=1", "weak").await;
+    let mut own = watch(&room, "/api/v1/pods?watch=1", "admin").await;
+    // Nobody's right has ended yet: many looks change nothing.
+    let quiet = tokio::time::timeout(Duration::from_millis(100), member.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    room.callers.ended.lock().unwrap().push("weak".into());
+    let end = tokio::time::timeout(Duration::from_secs(10), member.next()).await;
+    assert!(matches!(end, Ok(Some(Err(_)))), "{end:?}");
+    let quiet = tokio::time::timeout(Duration::from_millis(100), own.next()).await;
+    assert!(quiet.is_err(), "another caller's goes on: {quiet:?}");
+    room.callers.powerless.lock().unwrap().push("admin".into());
+    let end = tokio::time::timeout(Duration::from_secs(10), own.next()).await;
+    assert!(matches!(end, Ok(Some(Err(_)))), "{end:?}");
+    stop.cancel();
 }

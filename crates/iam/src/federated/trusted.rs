@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use arc_swap::ArcSwapOption;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kah_api::seed::NAMESPACE;
 use kube::{Api, Client, ResourceExt, runtime::watcher};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -94,25 +95,72 @@ impl Trusted {
         ])
     }
 
+    /// The ids of its keys, the oldest first.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        let mut ids: Vec<String> = self.keys.keys().cloned().collect();
+        ids.sort();
+        ids
+    }
+
+    /// The host whose keys they are.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
     pub(super) fn key(&self, kid: &str) -> Option<&VerifyingKey> {
         self.keys.get(kid)
     }
 }
 
+/// What a member says to everyone about its trust: whether it can know callers by tokens of a host, and which keys it holds. No secret is part of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Offer {
+    /// Kinds of trust beside the shared secret: `federated`.
+    pub offers: Vec<String>,
+    /// Whom tokens must be meant for: this member's identity.
+    pub audience: String,
+    /// The host that is trusted now; empty where none is.
+    pub issuer: String,
+    /// The ids of its keys.
+    pub keys: Vec<String>,
+}
+
 /// The host that this member trusts now, if any. Readers never wait.
 #[derive(Debug, Default)]
-pub struct HostTrust(ArcSwapOption<Trusted>);
+pub struct HostTrust {
+    trusted: ArcSwapOption<Trusted>,
+    /// This member's own identity, once it is known.
+    own: OnceLock<String>,
+}
 
 impl HostTrust {
     /// Trusts this and nothing else from now on.
     pub fn set(&self, trusted: Option<Trusted>) {
-        self.0.store(trusted.map(Arc::new));
+        self.trusted.store(trusted.map(Arc::new));
     }
 
     /// What is trusted.
     #[must_use]
     pub fn get(&self) -> Option<Arc<Trusted>> {
-        self.0.load_full()
+        self.trusted.load_full()
+    }
+
+    /// What is said about it.
+    #[must_use]
+    pub fn offer(&self) -> Offer {
+        let trusted = self.get();
+        Offer {
+            offers: vec!["federated".into()],
+            audience: self.own.get().cloned().unwrap_or_default(),
+            issuer: trusted
+                .as_ref()
+                .map(|trusted| trusted.issuer.clone())
+                .unwrap_or_default(),
+            keys: trusted.map(|trusted| trusted.ids()).unwrap_or_default(),
+        }
     }
 
     fn take(&self, map: Option<&ConfigMap>, uid: &str) {
@@ -138,6 +186,8 @@ pub async fn follow_host_trust(
     let Some(Some(uid)) = cancel.run_until_cancelled(own_uid(&client)).await else {
         return;
     };
+    // Another task may have set the same before.
+    let _ = trust.own.set(uid.clone());
     let only = watcher::Config::default().fields(&format!("metadata.name={HOST_TRUST}"));
     let maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
     let take = |change: Change<ConfigMap>| match change {
@@ -160,7 +210,7 @@ pub async fn follow_host_trust(
 }
 
 /// The UID of the namespace `kube-system`: what a cluster is known by. Asked for until it is answered.
-async fn own_uid(client: &Client) -> Option<String> {
+pub(super) async fn own_uid(client: &Client) -> Option<String> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let mut pause = std::time::Duration::from_millis(50);
     loop {

@@ -8,15 +8,17 @@ mod member;
 mod faults;
 mod headers;
 mod streams;
+mod tunnel;
 mod upgrades;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use http::{Request, Response, uri::PathAndQuery};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{rt::TokioIo, server::conn::auto};
 use kah_net::{Address, Body, Forward, Upstream, UpstreamSettings};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 pub fn settings(url: &str) -> UpstreamSettings {
     UpstreamSettings::new(Address::parse(url).expect("address"))
@@ -61,18 +63,27 @@ pub async fn soon<T>(work: impl Future<Output = T>) -> T {
 
 /// An HTTP server that sends everything on to an upstream; returns its address.
 pub async fn front(upstream: Upstream) -> std::net::SocketAddr {
+    front_until(upstream, None).await
+}
+
+/// The same, where `ends` ends what goes on.
+pub async fn front_until(
+    upstream: Upstream,
+    ends: Option<Arc<CancellationToken>>,
+) -> std::net::SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listen");
     let address = listener.local_addr().expect("address");
     tokio::spawn(async move {
         while let Ok((stream, peer)) = listener.accept().await {
-            let upstream = upstream.clone();
+            let (upstream, ends) = (upstream.clone(), ends.clone());
             tokio::spawn(async move {
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let upstream = upstream.clone();
+                    let (upstream, ends) = (upstream.clone(), ends.clone());
                     async move {
                         let target = request.uri().path_and_query().expect("target").clone();
                         let mut forward = Forward::new(target);
                         forward.client = Some(peer.ip());
+                        forward.ends = ends;
                         Ok::<_, std::convert::Infallible>(
                             match upstream.send(request, forward).await {
                                 Ok(response) => response,

@@ -1,12 +1,15 @@
+use std::sync::Arc;
+
 use http::Version;
 use kah_net::{Kind, Open, Roots, Upstream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    front, get,
+    front, front_until, get,
     member::{Authority, Member, Reply, answer, status},
     settings, soon, to, until, upstream,
 };
@@ -71,6 +74,43 @@ async fn upgrades_are_spliced_and_sent_once() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn w5_a_spliced_connection_and_an_answer_end_with_their_request() {
+    let member = Member::start(None, |seen| {
+        if seen.target.starts_with("/exec") {
+            return Reply::Upgrade;
+        }
+        let (sender, reply) = crate::member::stream();
+        let _ = sender.try_send(Ok("first".into()));
+        // The answer goes on for as long as somebody could send.
+        std::mem::forget(sender);
+        reply
+    })
+    .await
+    .expect("member");
+    let upstream = upstream(&member.url());
+    let ends = Arc::new(CancellationToken::new());
+    let address = front_until(upstream.clone(), Some(ends.clone())).await;
+    let mut terminal = TcpStream::connect(address).await.expect("connect");
+    terminal.write_all(SPDY.as_bytes()).await.expect("write");
+    assert!(head(&mut terminal).await.starts_with("HTTP/1.1 101"));
+    ping(&mut terminal, "alive").await;
+    let mut watch = TcpStream::connect(address).await.expect("connect");
+    let request = "GET /watch HTTP/1.1\r\nHost: h\r\n\r\n";
+    watch.write_all(request.as_bytes()).await.expect("write");
+    assert!(head(&mut watch).await.starts_with("HTTP/1.1 200"));
+    ends.cancel();
+    let mut rest = Vec::new();
+    soon(terminal.read_to_end(&mut rest))
+        .await
+        .expect("the end");
+    assert!(rest.is_empty());
+    // Broken off, not ended well: chunked, and without the last chunk.
+    let _ = soon(watch.read_to_end(&mut rest)).await;
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "{rest:?}");
+    until("nothing stays open", || upstream.open().splices == 0).await;
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! The same fleet on real control planes: the first objects as `kah up` creates them, a node stand-in that runs
 //! ks-apiserver's Pods, and a fixed address before each ks-apiserver.
 //!
-//! A real kube-apiserver refuses loopback addresses as endpoints of a Service, and the Pods here have no others.
-//! So the host reaches its members by the endpoint of their ks-apiserver (multicluster.md §7.4); the way through
-//! the member's kube-apiserver (§7.3) is covered on localkube.
+//! A real kube-apiserver refuses loopback addresses as endpoints of a Service, and the Pods here have no others, unless the test runs in a
+//! network of its own ([`crate::network`]). There the host reaches its members through their kube-apiserver (multicluster.md §7.3), elsewhere by
+//! the endpoint of their ks-apiserver (§7.4).
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kah_api::seed::{self, Role, Seed};
 use kah_localkube::authority::Authority;
-use kah_localkube::node::{self, ApiServer, Program};
+use kah_localkube::node::{self, ApiServer, Network, Program};
 use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -92,6 +92,18 @@ impl RealFleet {
                 running.name
             );
         }
+        let host = fleet.clusters.first().context("a fleet without a host")?;
+        let ran = Kubectl::new(&host.plane.kubeconfig_path())?.run(&[
+            "wait",
+            "--for=condition=Ready",
+            "clusters",
+            "--all",
+            "--timeout=60s",
+        ]);
+        ensure!(
+            ran.code == 0,
+            "the controllers do not say who is ready: {ran:?}"
+        );
         let facts = fleet.facts(folder)?;
         Ok((fleet, facts))
     }
@@ -155,6 +167,7 @@ impl RealFleet {
             password_hash: hash,
             node_port: None,
         });
+        seed::name(&mut objects, &name);
         if role == Role::Host {
             let issued = self
                 .authority
@@ -182,6 +195,7 @@ impl RealFleet {
                     port: plane.port(),
                     ca: plane.authority_pem(),
                 },
+                network: crate::network::pods(),
                 clock: jiff::Timestamp::now,
             };
             let kubelet = Kubelet::start(client.clone(), options).await?;
@@ -213,12 +227,13 @@ impl RealFleet {
             &server(&host.plane),
         )];
         for member in members {
-            let endpoint = format!("http://{}", member.endpoint);
+            let endpoint = (crate::network::pods() == Network::LOOPBACK)
+                .then(|| format!("http://{}", member.endpoint));
             objects.push(seed::member_cluster(
                 &member.name,
                 &member.plane.kubeconfig()?,
                 &server(&member.plane),
-                Some(&endpoint),
+                endpoint.as_deref(),
             ));
         }
         create(&Kubectl::new(&host.plane.kubeconfig_path())?, objects)

@@ -202,6 +202,7 @@ fn kubectl_table_on_the_real_control_plane() {
                 port: plane.port(),
                 ca: plane.authority_pem(),
             },
+            network: kah_localkube::node::Network::LOOPBACK,
             clock: jiff::Timestamp::now,
         };
         Kubelet::start(client, options).await.expect("a node")

@@ -6,7 +6,7 @@ use kah_api::seed;
 use kah_cluster::{
     Host, Registry,
     propagate::{HOST_LABEL, KINDS, Kind},
-    retry::Backoff,
+    retry::Retry,
 };
 use kah_controllers::propagation::{Pace, run_at};
 use kah_iam::SystemClock;
@@ -173,9 +173,10 @@ pub fn pace() -> Pace {
         look: Duration::from_millis(400),
         rest: Duration::ZERO,
         stagger: Duration::ZERO,
-        retry: Backoff {
+        retry: Retry {
             first: Duration::from_millis(20),
             longest: Duration::from_millis(200),
+            at_least: 50,
         },
         chance: || 0.5,
     }
@@ -202,6 +203,11 @@ impl Stage {
         let host = Host {
             client: plane.client(),
             registry: registry.clone(),
+            prover: kah_cluster::proof::Prover::without_key(
+                Arc::default(),
+                Arc::default(),
+                Arc::new(SystemClock::default()),
+            ),
             clock: Arc::new(SystemClock::default()),
             tasks: TaskTracker::new(),
         };

@@ -1,0 +1,201 @@
+//! `kah cluster trust`, `kah trust show` and `kah trust rotate`.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::arguments::TrustWord;
+use crate::failure::{Exit, Failure};
+use crate::hub::{Answer, Hub};
+use crate::output::{self, Format};
+
+const TRUST: &str = "/kapis/hub.kubeaihub.io/v1/trust";
+
+/// Moves a member to a trust.
+pub async fn move_to(cluster: &str, trust: TrustWord, format: Format) -> Result<(), Failure> {
+    let (hub, _) = Hub::of_login().await?;
+    let word = trust.trust().as_str();
+    output::talk(&format!("Moving {cluster} to {word} …"));
+    let path = format!("/kapis/hub.kubeaihub.io/v1/clusters/{cluster}/trust");
+    let answer = hub.put(&path, &json!({"trust": word})).await?;
+    let report = understand(&format!("The trust of {cluster} was not moved"), &answer)?;
+    match format {
+        Format::Json | Format::Yaml => output::value(&report, format),
+        Format::Name => output::data(&format!("{cluster}\n")),
+        Format::Table => {
+            for change in list(&report, "changes") {
+                let field = |name| text(change, name);
+                output::talk(&format!(
+                    "{}: {} -> {}",
+                    field("key"),
+                    field("from"),
+                    field("to")
+                ));
+            }
+            let moved = report.get("moved").and_then(Value::as_bool) == Some(true);
+            output::data(&if moved {
+                format!("{cluster} knows callers by {word} trust now.\n")
+            } else {
+                format!("{cluster} knows callers by {word} trust already.\n")
+            })
+        }
+    }
+}
+
+/// Shows keys, and what each member holds.
+pub async fn show(format: Format) -> Result<(), Failure> {
+    let (hub, _) = Hub::of_login().await?;
+    let found: Value = hub.read(TRUST).await?;
+    match format {
+        Format::Json | Format::Yaml => output::value(&found, format),
+        Format::Name => {
+            let names = list(&found, "members").map(|member| text(member, "cluster"));
+            output::data(&names.map(|name| format!("{name}\n")).collect::<String>())
+        }
+        Format::Table => output::data(&tables(&found)),
+    }
+}
+
+/// Begins to change the signing key.
+pub async fn rotate() -> Result<(), Failure> {
+    let (hub, _) = Hub::of_login().await?;
+    let answer = hub.post(&format!("{TRUST}/rotate"), &json!({})).await?;
+    let report = understand("The signing key was not changed", &answer)?;
+    output::talk(
+        "Members are told of the new key first; then it signs, and the old one is forgotten. See it with `kah trust show`.",
+    );
+    output::data(&format!("{}\n", text(&report, "next")))
+}
+
+fn tables(found: &Value) -> String {
+    let keys: Vec<Vec<String>> = list(found, "keys")
+        .map(|key| {
+            let age = key.get("age").and_then(Value::as_i64).unwrap_or_default();
+            vec![text(key, "id"), text(key, "state"), days(age)]
+        })
+        .collect();
+    let members: Vec<Vec<String>> = list(found, "members")
+        .map(|member| {
+            let accepts = member.get("accepts").and_then(Value::as_array);
+            let accepts: Vec<&str> = accepts
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            vec![
+                text(member, "cluster"),
+                text(member, "trust"),
+                text(member, "told"),
+                accepts.join(","),
+                text(member, "evidence"),
+            ]
+        })
+        .collect();
+    format!(
+        "{}\n{}",
+        output::table(&["KEY", "STATE", "AGE"], &keys),
+        output::table(
+            &["MEMBER", "TRUST", "TOLD", "ACCEPTS", "EVIDENCE"],
+            &members
+        )
+    )
+}
+
+/// An age as kubectl shows one.
+fn days(seconds: i64) -> String {
+    match seconds {
+        ..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+    value
+        .get(field)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}
+
+fn text(value: &Value, field: &str) -> String {
+    let text = value.get(field).and_then(Value::as_str);
+    text.unwrap_or_default().to_owned()
+}
+
+fn understand(what: &str, answer: &Answer) -> Result<Value, Failure> {
+    let value: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    if answer.status.is_success() {
+        return Ok(value);
+    }
+    let said = format!("{what}: {}", answer.message());
+    let cause = value.pointer("/details/causes/0/message");
+    Err(match (answer.status, cause.and_then(Value::as_str)) {
+        (StatusCode::UNAUTHORIZED, _) => {
+            Failure::new(said, "Log in again with `kah login ADDRESS --user NAME`.")
+                .exit(Exit::Login)
+        }
+        (StatusCode::NOT_FOUND, _) => {
+            Failure::new(said, "See what there is with `kah cluster list`.")
+        }
+        (StatusCode::FORBIDDEN, _) => {
+            Failure::new(said, "Ask an administrator of the host to run this.")
+        }
+        (StatusCode::CONFLICT, _) => {
+            Failure::new(said, "See where it stands with `kah trust show`.")
+        }
+        (_, Some(remedy)) if !remedy.is_empty() => Failure::new(said, remedy),
+        _ => Failure::new(said, "Look with `kah doctor` and `kah trust show`."),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_members_are_shown_in_columns() {
+        let found = json!({
+            "issuer": "kubeaihub:x",
+            "keys": [{"id": "1-a", "state": "active", "age": 7200}],
+            "members": [
+                {"cluster": "m1", "trust": "federated", "told": "current", "accepts": ["1-a"]},
+                {"cluster": "m2", "trust": "shared-secret"},
+            ],
+        });
+        assert_eq!(
+            tables(&found),
+            "KEY   STATE    AGE\n1-a   active   2h\n\n\
+             MEMBER   TRUST           TOLD      ACCEPTS   EVIDENCE\n\
+             m1       federated       current   1-a\n\
+             m2       shared-secret\n"
+        );
+        assert_eq!(
+            [0, 59, 60, 86_400].map(days),
+            ["0s", "59s", "1m", "1d"].map(str::to_owned)
+        );
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_next() {
+        for (status, next) in [
+            (401, "kah login"),
+            (404, "kah cluster list"),
+            (409, "kah trust show"),
+            (422, "kah doctor"),
+        ] {
+            let answer = Answer {
+                status: StatusCode::from_u16(status).unwrap(),
+                refusal: None,
+                body: bytes::Bytes::from_static(br#"{"message":"no"}"#),
+            };
+            let said = understand("It was not done", &answer)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                said.contains("not done: no") && said.contains(next),
+                "{said}"
+            );
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! A member's end of the tunnels: dials the host, holds a few tunnels, and leads the host's streams to two servers of the member and nowhere else.
+//!
+//! The host holds no credential of the member: at the kube-apiserver the agent's own account acts, whatever a request says.
+
+mod credentials;
+mod renewal;
+mod serve;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use kah_iam::Clock;
+use kah_net::{
+    Address, Kind, ProxyError,
+    tunnel::{ConnectSettings, Dialled, Proxies, SessionLimits, Side, connect, session},
+};
+use rustls::pki_types::ServerName;
+use tokio::time::{Instant, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use credentials::{Credentials, CredentialsError, Enrolment, Folder, Store};
+
+use crate::{
+    OwnKubernetes,
+    retry::{Pauses, Retry},
+    tunnel::{
+        PATH, Reason, Refusal,
+        authority::{AuthorityError, Issued, SERVER_NAME, client_config},
+        protocol::{ALPN, Answer, WORD, beat, hear},
+    },
+};
+use renewal::Live;
+
+/// A tunnel that held for so long was a success, whatever ended it.
+const STEADY: Duration = Duration::from_secs(10);
+/// Streams of the host that one tunnel serves.
+const STREAMS: usize = 1024;
+
+/// What an agent is told.
+#[derive(Clone)]
+pub struct Settings {
+    /// The host's address.
+    pub hub: Address,
+    /// On the way to it.
+    pub proxies: Proxies,
+    /// SHA-256 of the public key of the host's authority, in hex: no other host is spoken to.
+    pub pin: String,
+    /// Who this agent is.
+    pub store: Arc<dyn Store>,
+    /// The member's ks-apiserver.
+    pub kubesphere: Address,
+    /// The member's kube-apiserver, with this agent's account.
+    pub kubernetes: OwnKubernetes,
+    /// Tunnels that are held at the same time.
+    pub tunnels: usize,
+    /// For each step of dialling.
+    pub step: Duration,
+    /// Pauses after a failure.
+    pub retry: Retry,
+    /// Pauses after a refusal that somebody has to mend.
+    pub refused: Retry,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("hub", &self.hub)
+            .field("kubesphere", &self.kubesphere)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a tunnel could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TunnelError {
+    /// The agent's certificate cannot be read.
+    #[error("read the agent's certificate")]
+    Credentials(#[from] CredentialsError),
+    /// The certificate, or the authority that was stored with it, cannot be used.
+    #[error("use the agent's certificate")]
+    Authority(#[from] AuthorityError),
+    /// Whoever answers at the host's address is not certified by the authority that this agent was told.
+    #[error(
+        "what answers at {hub} is not the hub that this cluster joined: its certificate is not signed by the authority with the pin {pin}; \
+         nothing was told to it. If the hub was set up anew, join again"
+    )]
+    AnotherHub {
+        /// The address.
+        hub: Address,
+        /// The pin.
+        pin: String,
+        /// What TLS says.
+        #[source]
+        source: ProxyError,
+    },
+    /// The host does not take our certificate.
+    #[error("the hub at {hub} does not accept this agent's certificate; join again")]
+    NotAccepted {
+        /// The address.
+        hub: Address,
+        /// What TLS says.
+        #[source]
+        source: ProxyError,
+    },
+    /// The host knows us and says no.
+    #[error("the hub at {hub} refuses this agent")]
+    Refused {
+        /// The address.
+        hub: Address,
+        /// Its words.
+        #[source]
+        source: Refusal,
+    },
+    /// The way to the host.
+    #[error("reach the hub")]
+    Way(#[source] ProxyError),
+    /// The host did not say whether it takes us.
+    #[error("the hub at {0} accepted the connection and said nothing")]
+    Silent(Address),
+}
+
+impl TunnelError {
+    /// Whether somebody has to mend it first.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Way(_) | Self::Silent(_) => false,
+            Self::Credentials(error) => !error.may_pass(),
+            Self::Refused { source, .. } => source.reason != Reason::Busy,
+            _ => true,
+        }
+    }
+}
+
+/// Holds tunnels until `stop`. Never gives up.
+pub async fn run(settings: Settings, stop: CancellationToken, tasks: TaskTracker) {
+    let settings = Arc::new(settings);
+    let live = Arc::new(Live::default());
+    for _ in 0..settings.tunnels.max(1) {
+        let (settings, live) = (Arc::clone(&settings), Arc::clone(&live));
+        let (stop, owner) = (stop.clone(), tasks.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
+            hold(&settings, &live, &stop, &owner).await;
+        }));
+    }
+    stop.run_until_cancelled(renewal::renew(&settings, &live))
+        .await;
+}
+
+/// Opens one tunnel and ends it: whether the host can be reached, is the one that was pinned, and takes this agent.
+///
+/// # Errors
+/// [`TunnelError`]
+pub async fn check(settings: &Settings) -> Result<(), TunnelError> {
+    dial(settings).await.map(drop)
+}
+
+/// One tunnel, again and again.
+async fn hold(
+    settings: &Arc<Settings>,
+    live: &Live,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let mut transient = Pauses::of(settings.retry);
+    let mut refused = Pauses::of(settings.refused);
+    loop {
+        let since = Instant::now();
+        let pause = match once(settings, live, stop, tasks).await {
+            Ok(()) => {
+                tracing::info!(hub = %settings.hub, "a tunnel has ended");
+                refused.succeeded();
+                if since.elapsed() >= STEADY {
+                    transient.succeeded();
+                }
+                transient.failed()
+            }
+            Err(error) => {
+                let pause = if error.is_refusal() {
+                    refused.failed()
+                } else {
+                    transient.failed()
+                };
+                let words = crate::with_causes(&error);
+                tracing::warn!(error = %words, again_in = ?pause, "no tunnel");
+                pause
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Dials, and serves the tunnel until its end.
+async fn once(
+    settings: &Arc<Settings>,
+    live: &Live,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<(), TunnelError> {
+    let (transport, ends) = dial(settings).await?;
+    let limits = SessionLimits {
+        ours: 8,
+        theirs: STREAMS,
+        ..SessionLimits::default()
+    };
+    let (held, incoming) = session(transport, Side::Dialled, limits, stop, tasks);
+    tracing::info!(hub = %settings.hub, "a tunnel is up");
+    let _listed = live.add(&held, ends);
+    tokio::join!(beat(&held), serve::serve(settings, incoming, stop, tasks));
+    Ok(())
+}
+
+/// Dials the host and hears whether it takes us; also when our certificate ends.
+async fn dial(settings: &Settings) -> Result<(Dialled, Option<jiff::Timestamp>), TunnelError> {
+    let Credentials {
+        chain,
+        key,
+        authority,
+    } = settings.store.load().await?;
+    let ends = crate::tunnel::authority::expires(&chain);
+    let own = Issued { chain, key };
+    let mut tls = client_config(&authority, &settings.pin, &own, Arc::clone(&settings.clock))?;
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    let connection = ConnectSettings {
+        address: settings.hub.clone(),
+        path: PATH,
+        proxies: settings.proxies.clone(),
+        tls: Arc::new(tls),
+        server_name: ServerName::try_from(SERVER_NAME)
+            .map_err(|error| AuthorityError::Tls(error.into()))?,
+        step: settings.step,
+    };
+    let hub = || settings.hub.clone();
+    let mut transport = connect(&connection)
+        .await
+        .map_err(|source| match source.kind() {
+            Kind::TlsUntrusted | Kind::TlsName | Kind::TlsExpired => TunnelError::AnotherHub {
+                hub: hub(),
+                pin: settings.pin.clone(),
+                source,
+            },
+            Kind::CertificateRefused => TunnelError::NotAccepted { hub: hub(), source },
+            _ => TunnelError::Way(source),
+        })?;
+    // In TLS 1.3 a certificate is refused after the handshake, with the first bytes that are read.
+    match timeout(WORD, hear::<Answer>(&mut transport)).await {
+        Ok(Ok(Answer::Yes)) => Ok((transport, ends)),
+        Ok(Ok(Answer::No(source))) => Err(TunnelError::Refused { hub: hub(), source }),
+        Ok(Err(error)) => {
+            let source = ProxyError::of_connection(&settings.hub, error);
+            Err(match source.kind() {
+                Kind::CertificateRefused => TunnelError::NotAccepted { hub: hub(), source },
+                _ => TunnelError::Way(source),
+            })
+        }
+        Ok(Ok(_)) | Err(_) => Err(TunnelError::Silent(hub())),
+    }
+}

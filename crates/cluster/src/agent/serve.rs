@@ -1,0 +1,150 @@
+//! Streams of the host, each led to one of two servers of the member.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use http::{Request, Response, StatusCode};
+use hyper::{body::Incoming as Inbound, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use kah_net::{
+    Body,
+    tunnel::{Incoming, Stream},
+};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::Settings;
+use crate::{
+    AccountError, OwnKubernetes,
+    tunnel::{
+        Reason, Refusal, Target,
+        protocol::{Answer, Opening, WORD, hear, say},
+    },
+};
+
+/// For a connection within the member; the host waits a little longer.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long a spliced pair stays after one direction has ended and the other is silent.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
+/// For the head of the host's next request on a stream that it keeps.
+const HEAD: Duration = Duration::from_secs(90);
+/// Bytes of a request's head.
+const LARGEST_HEAD: usize = 256 * 1024;
+
+/// Serves what the host opens, until the tunnel ends.
+pub(super) async fn serve(
+    settings: &Arc<Settings>,
+    mut incoming: Incoming,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    while let Some(stream) = incoming.next().await {
+        let (settings, stop) = (Arc::clone(settings), stop.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
+            lead(&settings, stream, &stop).await;
+        }));
+    }
+}
+
+async fn lead(settings: &Settings, mut stream: Stream, stop: &CancellationToken) {
+    let Ok(Ok(opening)) = timeout(WORD, hear::<Opening>(&mut stream)).await else {
+        return;
+    };
+    match opening {
+        Opening::To(Target::KsApiserver) => match ks_apiserver(settings).await {
+            Ok(server) => {
+                if yes(&mut stream).await {
+                    kah_net::splice(stream, server, HALF_CLOSED, stop).await;
+                }
+            }
+            Err(words) => no(stream, Reason::Unreachable, words).await,
+        },
+        Opening::To(Target::KubeApiserver) => {
+            if yes(&mut stream).await {
+                http(settings.kubernetes.clone(), stream).await;
+            }
+        }
+        _ => {
+            let words = "an agent leads to its own ks-apiserver and kube-apiserver only";
+            no(stream, Reason::NotAllowed, words.to_owned()).await;
+        }
+    }
+}
+
+async fn yes(stream: &mut Stream) -> bool {
+    matches!(timeout(WORD, say(stream, &Answer::Yes)).await, Ok(Ok(())))
+}
+
+async fn no(mut stream: Stream, reason: Reason, words: String) {
+    let refusal = Answer::No(Refusal::new(reason, words));
+    let said = async {
+        say(&mut stream, &refusal).await?;
+        tokio::io::AsyncWriteExt::shutdown(&mut stream).await
+    };
+    let _ = timeout(WORD, said).await;
+}
+
+async fn ks_apiserver(settings: &Settings) -> Result<TcpStream, String> {
+    let address = &settings.kubesphere;
+    let connect = TcpStream::connect((address.host.as_str(), address.port));
+    let failed = |why: &str| format!("the agent cannot reach ks-apiserver at {address}: {why}");
+    let stream = timeout(CONNECT, connect)
+        .await
+        .map_err(|_| failed("no connection in time"))?
+        .map_err(|error| failed(&error.to_string()))?;
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// HTTP on a stream, to the kube-apiserver. Only what may travel does: no credential or identity of whoever asks (see `kah_net::request_header_passes`).
+async fn http(kubernetes: OwnKubernetes, stream: Stream) {
+    let service = service_fn(move |request: Request<Inbound>| {
+        let kubernetes = kubernetes.clone();
+        async move { Ok::<_, Infallible>(forward(&kubernetes, request).await) }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(LARGEST_HEAD)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(250);
+    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a stream to the kube-apiserver ended");
+    }
+}
+
+async fn forward(kubernetes: &OwnKubernetes, request: Request<Inbound>) -> Response<Body> {
+    let Some(target) = request.uri().path_and_query().cloned() else {
+        return told(
+            StatusCode::BAD_REQUEST,
+            "the request has no path".to_owned(),
+        );
+    };
+    match kubernetes.send(request, target, None, None).await {
+        Ok(response) => response,
+        Err(AccountError::Proxy(error)) => told(
+            StatusCode::BAD_GATEWAY,
+            format!(
+                "the agent cannot reach its kube-apiserver: {}",
+                crate::with_causes(&error)
+            ),
+        ),
+        Err(error) => {
+            tracing::error!(%error, "the agent's account cannot be used");
+            let words = "the agent cannot read its own credential".to_owned();
+            told(StatusCode::BAD_GATEWAY, words)
+        }
+    }
+}
+
+fn told(status: StatusCode, words: String) -> Response<Body> {
+    let mut response = Response::new(kah_net::full(words));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,318 @@
+//! What the answers of a member add up to. Pure: no clock, no network.
+//!
+//! A word of the member itself counts at once, good or bad. Silence counts once it has lasted: a blip marks nothing, and a member that is gone is
+//! known in under 10 s ([`PROBE`], [`Health::pause`] and [`LASTING`] together).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{AccessCode, Answer};
+
+/// For one probe.
+pub const PROBE: Duration = Duration::from_millis(2500);
+/// For one probe of a member that has not answered the last one.
+pub const PROBE_IN_DOUBT: Duration = Duration::from_secs(2);
+/// How long nothing good is heard before a member counts as gone.
+const LASTING: Duration = Duration::from_secs(4);
+/// And how many probes have to have failed.
+const FAILED: u32 = 2;
+
+/// What is held of a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It lets in who comes through the host.
+    Accepted,
+    /// It does not.
+    Refused {
+        /// Why.
+        code: AccessCode,
+        /// What shows it, as it was when the verdict was found.
+        evidence: String,
+    },
+}
+
+impl Verdict {
+    /// Whether requests reach the member's ks-apiserver at all. One that refuses tokens still answers for itself.
+    #[must_use]
+    pub fn is_reached(&self) -> bool {
+        match self {
+            Self::Accepted => true,
+            Self::Refused { code, .. } => !matches!(
+                code,
+                AccessCode::MemberNotReady
+                    | AccessCode::MemberUnreachable
+                    | AccessCode::NameNotResolved
+                    | AccessCode::TLSUntrusted
+                    | AccessCode::TLSExpired
+                    | AccessCode::CredentialRejected
+                    | AccessCode::RouteForbidden
+                    | AccessCode::ConfigUnreadable
+            ),
+        }
+    }
+
+    /// The cause, where access is lost.
+    #[must_use]
+    pub fn code(&self) -> Option<AccessCode> {
+        match self {
+            Self::Accepted => None,
+            Self::Refused { code, .. } => Some(*code),
+        }
+    }
+}
+
+/// A member's health, as the probes so far show it.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    verdict: Option<Verdict>,
+    doubt: Option<Doubt>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    since: Instant,
+    failed: u32,
+}
+
+impl Health {
+    /// What is held; `None` before the first word.
+    #[must_use]
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref()
+    }
+
+    /// Whether the last probe failed in a way that may pass by itself.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    /// Takes in the answer to a probe; whether that changed the verdict.
+    pub fn observe(&mut self, answer: &Answer, began: Instant, ended: Instant) -> bool {
+        let (code, evidence) = match answer {
+            Answer::Accepted => return self.hold(Verdict::Accepted),
+            Answer::Refused { code, evidence } => (*code, evidence.clone()),
+        };
+        if let Some(code) = code.filter(|code| is_its_word(*code)) {
+            return self.hold(Verdict::Refused { code, evidence });
+        }
+        let doubt = self.doubt.get_or_insert(Doubt {
+            since: began,
+            failed: 0,
+        });
+        doubt.failed = doubt.failed.saturating_add(1);
+        let lasted = ended.duration_since(doubt.since) >= LASTING && doubt.failed >= FAILED;
+        if !lasted {
+            return false;
+        }
+        // As doctor names what has no name.
+        let code = code.unwrap_or(AccessCode::VersionUnsupported);
+        let before = self.verdict.as_ref().and_then(Verdict::code);
+        if before == Some(code) {
+            return false;
+        }
+        self.verdict = Some(Verdict::Refused { code, evidence });
+        true
+    }
+
+    /// A word settles every doubt. The evidence of a verdict stays as it was when it was found.
+    fn hold(&mut self, verdict: Verdict) -> bool {
+        self.doubt = None;
+        let changed = self
+            .verdict
+            .as_ref()
+            .is_none_or(|before| before.code() != verdict.code());
+        if changed {
+            self.verdict = Some(verdict);
+        }
+        changed
+    }
+
+    /// How long to wait for the next probe. `random` lies in 0..1: members that were found together are not asked together for ever.
+    #[must_use]
+    pub fn pause(&self, random: f64) -> Duration {
+        let reached = self.verdict.as_ref().is_none_or(Verdict::is_reached);
+        let middle = match (&self.doubt, reached) {
+            (Some(_), true) => 0.5,
+            // Who is waiting for it to come back should not wait long.
+            (Some(_), false) | (None, false) => 1.0,
+            (None, true) => 3.0,
+        };
+        Duration::from_secs_f64(middle * (0.85 + 0.3 * random.clamp(0.0, 1.0)))
+    }
+
+    /// The time limit of the next probe.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        if self.is_in_doubt() {
+            PROBE_IN_DOUBT
+        } else {
+            PROBE
+        }
+    }
+}
+
+/// Whether an answer with this code came from somebody who will say the same a moment later: not silence, nor a server that is starting.
+fn is_its_word(code: AccessCode) -> bool {
+    matches!(
+        code,
+        AccessCode::TokenNotInCache
+            | AccessCode::SignatureInvalid
+            | AccessCode::ClockSkew
+            | AccessCode::UserMissing
+            | AccessCode::UserDisabled
+            | AccessCode::CredentialRejected
+            | AccessCode::RouteForbidden
+            | AccessCode::ConfigUnreadable
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: impl Into<Option<AccessCode>>) -> Answer {
+        Answer::Refused {
+            code: code.into(),
+            evidence: "its words".into(),
+        }
+    }
+
+    /// Feeds answers, each as (began, ended, answer) in milliseconds; gives the code that is held after each.
+    fn held(answers: &[(u64, u64, Answer)]) -> Vec<Option<AccessCode>> {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut health = Health::default();
+        health.observe(&Answer::Accepted, start, start);
+        answers
+            .iter()
+            .map(|(began, ended, answer)| {
+                health.observe(answer, at(*began), at(*ended));
+                health.verdict().and_then(Verdict::code)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_table_of_answers() {
+        use AccessCode::{MemberNotReady, MemberUnreachable as Gone, TokenNotInCache as NoToken};
+        use Answer::Accepted as Good;
+        let gone = || refused(Gone);
+        for (what, answers, expected) in [
+            (
+                "a blip of 3 s",
+                vec![(0, 2000, gone()), (2500, 3000, gone()), (3500, 3510, Good)],
+                vec![None, None, None],
+            ),
+            (
+                "a second blip counts anew",
+                vec![
+                    (0, 10, gone()),
+                    (500, 510, Good),
+                    (4000, 4100, gone()),
+                    (4600, 4700, gone()),
+                ],
+                vec![None, None, None, None],
+            ),
+            (
+                "silence that lasts",
+                vec![(0, 2500, gone()), (3000, 5000, gone())],
+                vec![None, Some(Gone)],
+            ),
+            (
+                "one very slow failure is not enough",
+                vec![(0, 9000, gone())],
+                vec![None],
+            ),
+            (
+                "back at once",
+                vec![(0, 2500, gone()), (3000, 5000, gone()), (6000, 6001, Good)],
+                vec![None, Some(Gone), None],
+            ),
+            (
+                "a refusal at once, and what follows it",
+                vec![
+                    (0, 1, refused(NoToken)),
+                    (3000, 3001, Good),
+                    (6000, 6001, refused(NoToken)),
+                ],
+                vec![Some(NoToken), None, Some(NoToken)],
+            ),
+            (
+                "a restart between refusal and cure",
+                vec![
+                    (0, 1, refused(NoToken)),
+                    (3000, 3001, refused(MemberNotReady)),
+                    (4000, 4001, Good),
+                ],
+                vec![Some(NoToken), Some(NoToken), None],
+            ),
+            (
+                "silence with another name",
+                vec![
+                    (0, 1, gone()),
+                    (4000, 4001, gone()),
+                    (5000, 5001, refused(MemberNotReady)),
+                ],
+                vec![None, Some(Gone), Some(MemberNotReady)],
+            ),
+            (
+                "what has no name",
+                vec![(0, 1, refused(None)), (4000, 4001, refused(None))],
+                vec![None, Some(AccessCode::VersionUnsupported)],
+            ),
+        ] {
+            assert_eq!(held(&answers), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_died_is_known_within_10_s() {
+        // The worst case: it dies just after a good answer, and probes run into their time limits or fail at once.
+        for fails_after in [0.0, 0.1, 1.0, 3.0] {
+            let start = Instant::now();
+            let mut health = Health::default();
+            health.observe(&Answer::Accepted, start, start);
+            let mut now = start;
+            while health.verdict() == Some(&Verdict::Accepted) {
+                let began = now + health.pause(1.0);
+                now = began + health.limit().min(Duration::from_secs_f64(fails_after));
+                health.observe(&refused(AccessCode::MemberUnreachable), began, now);
+            }
+            let took = now - start;
+            assert!(took < Duration::from_secs(9), "{fails_after}: {took:?}");
+            assert!(took > LASTING, "{fails_after}: {took:?}");
+        }
+    }
+
+    #[test]
+    fn the_verdict_says_whether_requests_are_sent_on() {
+        for code in AccessCode::ALL {
+            let verdict = Verdict::Refused {
+                code,
+                evidence: String::new(),
+            };
+            let own_words = matches!(
+                code,
+                AccessCode::TokenNotInCache
+                    | AccessCode::SignatureInvalid
+                    | AccessCode::ClockSkew
+                    | AccessCode::UserMissing
+                    | AccessCode::UserDisabled
+                    | AccessCode::CredentialExpiring
+                    | AccessCode::VersionUnsupported
+                    | AccessCode::WrongRole
+            );
+            assert_eq!(verdict.is_reached(), own_words, "{code}");
+        }
+    }
+
+    #[test]
+    fn pauses_differ_but_little() {
+        let health = Health::default();
+        let (least, most) = (health.pause(0.0), health.pause(1.0));
+        assert!(least >= Duration::from_millis(2500) && most <= Duration::from_millis(3500));
+        assert!(least < most);
+    }
+}

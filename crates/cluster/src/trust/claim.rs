@@ -1,0 +1,223 @@
+//! Who moves a member's trust, and which way. It lies in the Cluster object, as the trust itself does, so that both change in one write.
+//!
+//! Moves of the same direction may go on side by side: each of their steps may be done twice. Opposite ones exclude each other.
+
+use futures::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use kah_api::cluster::Trust;
+use kube::{
+    api::PostParams,
+    core::{DynamicObject, ObjectMeta},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{TrustError, failed};
+use crate::{Host, host::clusters};
+
+/// The annotation that says that somebody is at it.
+pub(super) const CLAIM: &str = "hub.kubeaihub.io/trust-move";
+/// The annotation that says when the last token of a trust that was given up has ended.
+pub(super) const ENDS: &str = "hub.kubeaihub.io/trust-ends";
+/// Tries of a write that somebody else came before.
+const TRIES: usize = 8;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Claim {
+    to: Trust,
+    by: String,
+    /// A mover that was killed holds nobody up for longer.
+    until: Timestamp,
+}
+
+/// What a Cluster object says about trust.
+pub(super) struct Terms<'a>(&'a mut DynamicObject);
+
+impl Terms<'_> {
+    pub(super) fn trust(&self) -> Trust {
+        let trust = self.0.data.pointer("/spec/trust");
+        trust
+            .and_then(|trust| serde_json::from_value(trust.clone()).ok())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn set_trust(&mut self, trust: Trust) {
+        if let Some(spec) = self
+            .0
+            .data
+            .get_mut("spec")
+            .and_then(|spec| spec.as_object_mut())
+        {
+            spec.insert("trust".into(), trust.as_str().into());
+        }
+    }
+
+    pub(super) fn identity(&self) -> &str {
+        let uid = self.0.data.pointer("/status/uid");
+        uid.and_then(|uid| uid.as_str()).unwrap_or_default()
+    }
+
+    pub(super) fn set_identity(&mut self, uid: &str) {
+        let data = &mut self.0.data;
+        match data
+            .get_mut("status")
+            .and_then(|status| status.as_object_mut())
+        {
+            Some(status) => {
+                status.insert("uid".into(), uid.into());
+            }
+            None => {
+                if let Some(data) = data.as_object_mut() {
+                    data.insert("status".into(), json!({"uid": uid}));
+                }
+            }
+        }
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        let text = self.0.metadata.annotations.as_ref()?.get(CLAIM)?;
+        serde_json::from_str(text).ok()
+    }
+
+    /// Whether a move to `trust` is under way and was not ended by anybody.
+    pub(super) fn is_moving(&self, to: Trust) -> bool {
+        self.claim().is_some_and(|claim| claim.to == to)
+    }
+
+    /// Claims the member for a move; fails while one of the other direction is under way.
+    pub(super) fn begin(
+        &mut self,
+        to: Trust,
+        by: &str,
+        now: Timestamp,
+        within: SignedDuration,
+    ) -> Result<(), TrustError> {
+        if let Some(claim) = self.claim()
+            && claim.to != to
+            && now < claim.until
+        {
+            return Err(TrustError::Busy {
+                by: claim.by,
+                to: claim.to,
+            });
+        }
+        let claim = Claim {
+            to,
+            by: by.to_owned(),
+            until: now.saturating_add(within).unwrap_or(now),
+        };
+        self.annotate(
+            CLAIM,
+            Some(serde_json::to_string(&claim).unwrap_or_default()),
+        );
+        Ok(())
+    }
+
+    pub(super) fn end(&mut self) {
+        self.annotate(CLAIM, None);
+    }
+
+    /// When the last token of a trust that was given up has ended.
+    pub(super) fn ends(&self) -> Option<Timestamp> {
+        self.0
+            .metadata
+            .annotations
+            .as_ref()?
+            .get(ENDS)?
+            .parse()
+            .ok()
+    }
+
+    pub(super) fn set_ends(&mut self, ends: Option<Timestamp>) {
+        self.annotate(ENDS, ends.map(|ends| ends.to_string()));
+    }
+
+    fn annotate(&mut self, name: &str, value: Option<String>) {
+        let ObjectMeta { annotations, .. } = &mut self.0.metadata;
+        match value {
+            Some(value) => {
+                annotations
+                    .get_or_insert_default()
+                    .insert(name.to_owned(), value);
+            }
+            None => {
+                if let Some(annotations) = annotations {
+                    annotations.remove(name);
+                }
+            }
+        }
+    }
+}
+
+/// Reads the Cluster, lets `change` change it, and writes it against the version that was read: of two at once one sees what the other did.
+/// Written only where something changed.
+pub(super) fn change<'a, T: Send + 'a>(
+    host: &'a Host,
+    cluster: &'a str,
+    mut change: impl FnMut(&mut Terms<'_>) -> Result<T, TrustError> + Send + 'a,
+) -> BoxFuture<'a, Result<T, TrustError>> {
+    Box::pin(async move {
+        let clusters = clusters(host.client.clone());
+        let mut tries = 0;
+        loop {
+            let found = clusters
+                .get_opt(cluster)
+                .await
+                .map_err(failed("read the Cluster"))?;
+            let before = found.ok_or_else(|| TrustError::Unknown(cluster.to_owned()))?;
+            let mut object = before.clone();
+            let value = change(&mut Terms(&mut object))?;
+            if object == before {
+                return Ok(value);
+            }
+            match clusters
+                .replace(cluster, &PostParams::default(), &object)
+                .await
+            {
+                Ok(_) => return Ok(value),
+                Err(kube::Error::Api(status)) if status.code == 409 && tries < TRIES => tries += 1,
+                Err(error) => return Err(failed("write the Cluster")(error)),
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object() -> DynamicObject {
+        serde_json::from_value(json!({
+            "apiVersion": "cluster.kubesphere.io/v1alpha1", "kind": "Cluster",
+            "metadata": {"name": "m"}, "spec": {"connection": {}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn opposite_moves_exclude_each_other_for_a_while() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let second = SignedDuration::from_secs;
+        let mut object = object();
+        let mut terms = Terms(&mut object);
+        assert_eq!(terms.trust(), Trust::SharedSecret);
+        terms.begin(Trust::Federated, "a", now, second(30)).unwrap();
+        terms.begin(Trust::Federated, "b", now, second(30)).unwrap();
+        let busy = terms.begin(Trust::SharedSecret, "c", now, second(30));
+        assert!(matches!(busy, Err(TrustError::Busy { by, .. }) if by == "b"));
+        let later = now + second(30);
+        terms
+            .begin(Trust::SharedSecret, "c", later, second(30))
+            .unwrap();
+        assert!(terms.is_moving(Trust::SharedSecret) && !terms.is_moving(Trust::Federated));
+        terms.end();
+        assert!(!terms.is_moving(Trust::SharedSecret));
+        terms.set_trust(Trust::Federated);
+        terms.set_identity("u");
+        terms.set_ends(Some(now));
+        assert_eq!(
+            (terms.trust(), terms.identity(), terms.ends()),
+            (Trust::Federated, "u", Some(now))
+        );
+    }
+}

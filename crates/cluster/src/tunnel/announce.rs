@@ -1,0 +1,125 @@
+//! The Lease by which a replica says which members' tunnels it holds.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kah_api::seed::NAMESPACE;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{HubKeys, Replica, sessions::Sessions};
+use crate::retry::{Pauses, Retry};
+
+/// The label of such Leases.
+pub(super) const LABEL: &str = "hub.kubeaihub.io/tunnels";
+/// The annotation with the replica's address.
+pub(super) const ADDRESS: &str = "hub.kubeaihub.io/address";
+/// The annotation with the UIDs of the Cluster objects, with commas between.
+pub(super) const SESSIONS: &str = "hub.kubeaihub.io/sessions";
+/// A Lease that was not written for so long says nothing any more.
+pub(super) const DURATION: Duration = Duration::from_secs(15);
+/// Members that one Lease names: all annotations together may have 256 KiB.
+pub(super) const MOST: usize = 5000;
+/// Between two writes that only say that we live.
+const RENEWAL: Duration = Duration::from_secs(5);
+/// Changes that come together are written together.
+const TOGETHER: Duration = Duration::from_millis(200);
+/// For one request.
+const REQUEST: Duration = Duration::from_secs(4);
+
+/// The name of a replica's Lease.
+pub(super) fn name(replica: &str) -> String {
+    format!("ks-apiserver-tunnels-{replica}")
+}
+
+/// Writes the Lease whenever what it says changes, and often enough; deletes it at the end.
+pub(super) async fn keep(
+    sessions: &Sessions,
+    client: Client,
+    keys: &HubKeys,
+    replica: &Replica,
+    stop: &CancellationToken,
+) {
+    let leases: Api<Lease> = Api::namespaced(client, NAMESPACE);
+    let mut changes = sessions.changes();
+    let mut pauses = Pauses::of(Retry {
+        first: Duration::from_millis(500),
+        // A Lease must not end because of one failure.
+        longest: RENEWAL,
+        at_least: 0,
+    });
+    let writing = async {
+        loop {
+            changes.mark_unchanged();
+            let mut uids = sessions.uids();
+            if uids.len() > MOST {
+                tracing::warn!(
+                    members = uids.len(),
+                    "only {MOST} members fit into the Lease of the tunnels"
+                );
+                uids.truncate(MOST);
+            }
+            let lease = lease(replica, &uids, keys);
+            match timeout(REQUEST, write(&leases, replica, &lease)).await {
+                Ok(Ok(())) => {
+                    pauses.succeeded();
+                    tokio::select! {
+                        () = tokio::time::sleep(RENEWAL) => {}
+                        _ = changes.changed() => tokio::time::sleep(TOGETHER).await,
+                    }
+                }
+                failed => {
+                    let error = match failed {
+                        Ok(Err(error)) => crate::with_causes(&error),
+                        _ => "no answer in time".to_owned(),
+                    };
+                    tracing::warn!(%error, "write the Lease of the tunnels; trying again");
+                    tokio::time::sleep(pauses.failed()).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(writing).await;
+    let (name, how) = (name(&replica.name), DeleteParams::default());
+    let delete = leases.delete(&name, &how);
+    // Where that fails the others find out after its duration.
+    let _ = timeout(REQUEST, delete).await;
+}
+
+fn lease(replica: &Replica, uids: &[String], keys: &HubKeys) -> Value {
+    json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {
+            "name": name(&replica.name),
+            "labels": { LABEL: "true" },
+            "annotations": { ADDRESS: replica.address, SESSIONS: uids.join(",") },
+        },
+        "spec": {
+            "holderIdentity": replica.name,
+            "leaseDurationSeconds": DURATION.as_secs(),
+            // Six digits, as Kubernetes writes it.
+            "renewTime": format!("{:.6}", keys.clock.now()),
+        },
+    })
+}
+
+async fn write(leases: &Api<Lease>, replica: &Replica, lease: &Value) -> Result<(), kube::Error> {
+    let name = name(&replica.name);
+    match leases
+        .patch(&name, &PatchParams::default(), &Patch::Merge(lease))
+        .await
+    {
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let lease = serde_json::from_value(lease.clone()).map_err(kube::Error::SerdeError)?;
+            leases.create(&PostParams::default(), &lease).await?;
+            Ok(())
+        }
+        written => written.map(drop),
+    }
+}

@@ -1,0 +1,253 @@
+use kah_cluster::doctor::finding;
+
+use super::*;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+fn refused(code: AccessCode) -> Option<Verdict> {
+    Some(Verdict::Refused {
+        code,
+        evidence: "its words".into(),
+    })
+}
+
+fn known(verdict: Option<Verdict>) -> Known {
+    Known {
+        joined: true,
+        verdict,
+        route: "endpoint",
+        trust: "shared-secret".into(),
+        ..Known::default()
+    }
+}
+
+fn look(accepted: bool, codes: &[AccessCode]) -> Option<Look> {
+    Some(Look {
+        accepted,
+        findings: codes
+            .iter()
+            .map(|code| finding("m", *code, "seen"))
+            .collect(),
+    })
+}
+
+/// Status and reason of a condition, as `True/Accepted`.
+fn told(status: &ClusterStatus, kind: &str) -> String {
+    find(&status.conditions, kind).map_or("-".into(), |it| format!("{}/{}", it.status, it.reason))
+}
+
+#[test]
+fn the_table_of_conditions() {
+    use AccessCode as C;
+    let accepted = || Some(Verdict::Accepted);
+    for (verdict, look, ready, access) in [
+        (None, None, "-", "-"),
+        (accepted(), None, "True/Ready", "True/Accepted"),
+        (accepted(), look(true, &[]), "True/Ready", "True/Accepted"),
+        (
+            accepted(),
+            look(true, &[C::CredentialExpiring]),
+            "True/Ready",
+            "True/CredentialExpiring",
+        ),
+        (
+            accepted(),
+            look(true, &[C::WrongRole, C::CredentialExpiring]),
+            "True/Ready",
+            "False/WrongRole",
+        ),
+        // Looked at while it was silent: that is over.
+        (
+            accepted(),
+            look(false, &[C::MemberUnreachable]),
+            "True/Ready",
+            "True/Accepted",
+        ),
+        (
+            refused(C::TokenNotInCache),
+            None,
+            "True/Ready",
+            "False/TokenNotInCache",
+        ),
+        (
+            refused(C::TokenNotInCache),
+            look(false, &[C::WrongRole]),
+            "True/Ready",
+            "False/TokenNotInCache",
+        ),
+        (
+            refused(C::MemberUnreachable),
+            None,
+            "False/MemberUnreachable",
+            "False/MemberUnreachable",
+        ),
+        (
+            refused(C::MemberUnreachable),
+            look(false, &[C::MemberNotReady]),
+            "False/MemberUnreachable",
+            "False/MemberNotReady",
+        ),
+        (
+            refused(C::MemberUnreachable),
+            look(true, &[]),
+            "False/MemberUnreachable",
+            "False/MemberUnreachable",
+        ),
+        (
+            refused(C::CredentialRejected),
+            None,
+            "False/CredentialRejected",
+            "False/CredentialRejected",
+        ),
+    ] {
+        let known = Known {
+            look,
+            ..known(verdict)
+        };
+        let status = next(&ClusterStatus::default(), &known, at(0));
+        assert_eq!(
+            (told(&status, "Ready"), told(&status, HOST_ACCESS)),
+            (ready.into(), access.into()),
+            "{known:?}"
+        );
+        // What was written once is not written again, whatever the time.
+        assert_eq!(next(&status, &known, at(1000)), status);
+    }
+}
+
+#[test]
+fn times_and_words_change_with_what_they_tell_of() {
+    let access = |status: &ClusterStatus| find(&status.conditions, HOST_ACCESS).unwrap().clone();
+    let first = next(
+        &ClusterStatus::default(),
+        &known(Some(Verdict::Accepted)),
+        at(0),
+    );
+    let lost = next(&first, &known(refused(AccessCode::TokenNotInCache)), at(10));
+    assert_eq!(access(&lost).last_transition_time, Some(Time(at(10))));
+    assert!(access(&lost).message.ends_with("(its words)"), "{lost:?}");
+    assert_eq!(lost.conditions.last().unwrap().kind, HOST_ACCESS);
+
+    // Other words for the same are no news.
+    let again = Some(Verdict::Refused {
+        code: AccessCode::TokenNotInCache,
+        evidence: "other words".into(),
+    });
+    assert_eq!(next(&lost, &known(again), at(20)), lost);
+
+    // Another cause is, but no transition.
+    let other = next(&lost, &known(refused(AccessCode::SignatureInvalid)), at(30));
+    assert_eq!(access(&other).last_transition_time, Some(Time(at(10))));
+    assert_eq!(access(&other).last_update_time, Some(Time(at(30))));
+    assert_eq!(access(&other).reason, "SignatureInvalid");
+
+    // A warning stays while the member has not been looked at again.
+    let warned = Known {
+        look: look(true, &[AccessCode::CredentialExpiring]),
+        ..known(Some(Verdict::Accepted))
+    };
+    let warned = next(&first, &warned, at(40));
+    assert_eq!(
+        next(&warned, &known(Some(Verdict::Accepted)), at(50)),
+        warned
+    );
+}
+
+#[test]
+fn conditions_of_others_stay() {
+    let mut before = ClusterStatus::default();
+    before
+        .conditions
+        .push(condition("AgentAvailable", "True", "", "connected"));
+    let status = next(
+        &before,
+        &known(refused(AccessCode::MemberUnreachable)),
+        at(0),
+    );
+    assert_eq!(status.conditions.first(), before.conditions.first());
+    assert_eq!(told(&status, "Federated"), "True/");
+}
+
+#[test]
+fn nothing_to_ask_with_is_said() {
+    let known = Known {
+        unproven: Some("no administrator".into()),
+        ..known(None)
+    };
+    let status = next(&ClusterStatus::default(), &known, at(0));
+    assert_eq!(told(&status, HOST_ACCESS), "Unknown/NotProven");
+    assert_eq!(told(&status, "Ready"), "-");
+}
+
+#[test]
+fn the_certificate_is_told_as_the_original_does() {
+    let day = SignedDuration::from_hours(24);
+    for (ends, status, days) in [
+        (Some(at(0) + day * 30), "False", Some(30)),
+        (Some(at(0) + day * 6), "True", Some(6)),
+        (Some(at(-1)), "True", Some(-1)),
+        (None, "False", None),
+    ] {
+        let known = Known {
+            certificate_ends: ends,
+            tells_certificate: true,
+            ..known(None)
+        };
+        let told = next(&ClusterStatus::default(), &known, at(0));
+        let condition = find(&told.conditions, EXPIRES).unwrap();
+        assert_eq!(condition.status, status);
+        assert_eq!(condition.reason, EXPIRES);
+        assert_eq!(condition.message, ends.map(go_time).unwrap_or_default());
+        assert_eq!(told.hub.unwrap().certificate_days, days);
+    }
+}
+
+#[test]
+fn facts_are_told_and_odd_versions_as_the_original_tells_them() {
+    for (version, told) in [("v3.4.1", "v3.4.1"), ("v0.0.0", "v3.0.0"), ("", "unknown")] {
+        let facts = Facts {
+            kubernetes: "v1.36.2".into(),
+            nodes: 3,
+            uid: "u".into(),
+            kubesphere: Some(version.into()),
+            configz: Some([("multicluster".to_owned(), false)].into()),
+        };
+        let known = Known {
+            facts: Some(facts.clone()),
+            ..known(None)
+        };
+        let status = next(&ClusterStatus::default(), &known, at(0));
+        assert_eq!(status.kubesphere_version, told);
+        assert_eq!((status.node_count, status.uid.as_str()), (Some(3), "u"));
+        // What could not be asked this time stays.
+        let silent = Known {
+            facts: Some(Facts {
+                kubesphere: None,
+                configz: None,
+                ..facts
+            }),
+            ..known
+        };
+        assert_eq!(next(&status, &silent, at(9)), status);
+    }
+}
+
+#[test]
+fn latency_is_news_only_where_it_is_another() {
+    let millis = Duration::from_millis;
+    for (told, latency, expected) in [
+        ("", 3, "<10ms"),
+        ("", 30, "<50ms"),
+        ("<10ms", 15, "<10ms"),
+        ("<10ms", 25, "<50ms"),
+        ("<50ms", 11, "<50ms"),
+        ("<50ms", 9, "<10ms"),
+        ("<5000ms", 20_000, ">5000ms"),
+        (">5000ms", 6_000, ">5000ms"),
+        ("12ms", 12, "<20ms"),
+    ] {
+        assert_eq!(rounded(told, millis(latency)), expected, "{told} {latency}");
+    }
+}

@@ -1,0 +1,451 @@
+//! What is done about one cluster: it is probed, looked at, told of, and let go.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use kah_api::cluster::{Cluster, FINALIZER};
+use kah_cluster::{Host, Kubeconfig, clusters, doctor, health::Verdict, with_causes};
+use kube::{Api, api::PostParams, core::DynamicObject};
+use serde_json::json;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    events::{self, News},
+    facts::{self, Found},
+    granted,
+    probing::{Held, probe},
+    status::{self, ACCEPTED, HOST_ACCESS, Known, Look},
+};
+use crate::{Metrics, auto_restore};
+
+/// Between two deep looks at a member that is well.
+const LOOK: Duration = Duration::from_secs(60);
+/// Before a fault that only a deep look shows is believed, it is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(4);
+/// After something failed.
+const AGAIN: Duration = Duration::from_secs(2);
+/// For one write to the host.
+const WRITE: Duration = Duration::from_secs(10);
+/// Tries of a write that somebody else came before.
+const TRIES: usize = 8;
+
+/// What a worker works on.
+#[derive(Clone)]
+pub struct Work {
+    pub host: Host,
+    pub name: String,
+    pub resync: Duration,
+    pub metrics: Metrics,
+}
+
+/// Works until `stop`.
+pub async fn run(work: Work, object: watch::Receiver<Arc<DynamicObject>>, stop: CancellationToken) {
+    let held = watch::channel(Held::default());
+    let latency = watch::channel(None);
+    let is_host = super::is_host(&object.borrow());
+    let probing = async {
+        if is_host {
+            held.0.send_replace(Held {
+                verdict: Some(Verdict::Accepted),
+                ..Held::default()
+            });
+            std::future::pending::<()>().await;
+        }
+        probe(&work.host, &work.name, &work.metrics, &held.0, &latency.0).await;
+    };
+    let restoring = async {
+        if is_host {
+            std::future::pending::<()>().await;
+        }
+        auto_restore::run(&work.host, &work.name, &work.metrics, object.clone()).await;
+    };
+    let keeper = Keeper {
+        work: &work,
+        is_host,
+        object: object.clone(),
+        held: held.1,
+        last: Held::default(),
+        latency: latency.1,
+        look: None,
+        suspect: false,
+        found: None,
+        look_at: Instant::now(),
+        find_at: Instant::now(),
+    };
+    let all = async {
+        tokio::join!(probing, restoring, keeper.keep());
+    };
+    stop.run_until_cancelled(all).await;
+}
+
+/// A job beside the probes. All of them only ask, or write what may be written twice: they may be dropped anywhere.
+enum Done {
+    Looked(Look),
+    Found(Option<Found>),
+    Nothing,
+}
+
+struct Keeper<'a> {
+    work: &'a Work,
+    is_host: bool,
+    object: watch::Receiver<Arc<DynamicObject>>,
+    held: watch::Receiver<Held>,
+    /// What was held when the present job was chosen.
+    last: Held,
+    latency: watch::Receiver<Option<Duration>>,
+    look: Option<Look>,
+    /// Whether the last look saw a fault for the first time.
+    suspect: bool,
+    found: Option<Found>,
+    look_at: Instant,
+    find_at: Instant,
+}
+
+impl<'a> Keeper<'a> {
+    async fn keep(mut self) {
+        let mut job = self.job();
+        loop {
+            if self.turned() {
+                job = self.job();
+            }
+            let object = self.object.borrow_and_update().clone();
+            let written = if object.metadata.deletion_timestamp.is_some() {
+                self.let_go(&object).await
+            } else {
+                self.store(&object).await
+            };
+            if let Err(error) = written {
+                tracing::warn!(cluster = self.work.name, %error, "write the Cluster");
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            tokio::select! {
+                done = &mut job => {
+                    self.take(done);
+                    job = self.job();
+                }
+                changed = self.held.changed() => if changed.is_err() { return },
+                changed = self.object.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Whether what is held by now asks for another job at once.
+    fn turned(&mut self) -> bool {
+        let now = self.held.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.last, now.clone());
+        let another = before.verdict != now.verdict;
+        if another && now.verdict == Some(Verdict::Accepted) {
+            // What was seen while it was away tells nothing of how it is now.
+            self.look = None;
+            self.suspect = false;
+            self.find_at = Instant::now();
+        }
+        let doubted = now.in_doubt && !before.in_doubt;
+        if another || doubted {
+            self.look_at = Instant::now();
+        }
+        another || doubted
+    }
+
+    /// What is due next, when it is due.
+    fn job(&self) -> BoxFuture<'a, Done> {
+        let work = self.work;
+        let held = &self.last;
+        let reached = held.verdict.as_ref().is_some_and(Verdict::is_reached);
+        let (look_at, find_at, is_host) = (self.look_at, self.find_at, self.is_host);
+        let may_look = !is_host && (held.verdict.is_some() || held.in_doubt);
+        Box::pin(async move {
+            let (looks, finds) = (may_look.then_some(look_at), reached.then_some(find_at));
+            let (due, looking) = match (looks, finds) {
+                (None, None) => return std::future::pending().await,
+                (Some(look), Some(find)) if look <= find => (look, true),
+                (_, Some(find)) => (find, false),
+                (Some(look), None) => (look, true),
+            };
+            tokio::time::sleep_until(due).await;
+            if looking {
+                look(work).await
+            } else {
+                find(work, is_host).await
+            }
+        })
+    }
+
+    fn take(&mut self, done: Done) {
+        let now = Instant::now();
+        match done {
+            Done::Nothing => self.look_at = now + jittered(AGAIN),
+            Done::Looked(look) => {
+                let fault = look.accepted && look.error().is_some();
+                let news = self.look.as_ref().and_then(Look::error).is_none();
+                self.look_at = now + jittered(LOOK);
+                if fault && news && !self.suspect {
+                    self.suspect = true;
+                    self.look_at = now + LOOK_AGAIN;
+                    return;
+                }
+                self.suspect = false;
+                self.look = Some(look);
+            }
+            Done::Found(found) => {
+                let pause = if found.is_some() {
+                    self.work.resync
+                } else {
+                    AGAIN * 5
+                };
+                self.find_at = now + jittered(pause);
+                self.found = found.or(self.found.take());
+            }
+        }
+    }
+
+    fn known(&self, object: &Cluster) -> Known {
+        let held = self.held.borrow().clone();
+        let connection = &object.spec.connection;
+        let member = self.work.host.registry.get(&self.work.name);
+        let route = match (
+            connection.kind.as_str(),
+            connection.kubesphere_api_endpoint.as_str(),
+        ) {
+            ("proxy", _) => "tunnel",
+            (_, "") => "service-proxy",
+            _ => "endpoint",
+        };
+        Known {
+            host: self.is_host,
+            joined: object.spec.join_federation,
+            verdict: held.verdict,
+            unproven: held.unproven,
+            look: self.look.clone(),
+            facts: self.found.as_ref().map(|found| found.facts.clone()),
+            route: if self.is_host { "" } else { route },
+            trust: if self.is_host {
+                String::new()
+            } else {
+                object.spec.trust.as_str().to_owned()
+            },
+            latency: *self.latency.borrow(),
+            certificate_ends: member
+                .filter(|_| !self.is_host)
+                .and_then(|member| member.certificate_ends()),
+            tells_certificate: !self.is_host
+                && connection.kind != "proxy"
+                && connection.kubeconfig.is_some(),
+        }
+    }
+
+    /// Writes what changed, if anything did.
+    async fn store(&self, seen: &DynamicObject) -> Result<(), kube::Error> {
+        let now = self.work.host.clock.now();
+        let mut tried = seen.clone();
+        let told = self.change(&mut tried, now);
+        self.measure(&tried, now);
+        if told.is_none() {
+            return Ok(());
+        }
+        let api = clusters(self.work.host.client.clone());
+        let written = async {
+            let mut tries = 0;
+            loop {
+                let Some(mut object) = self.fresh(&api, seen).await? else {
+                    return Ok(());
+                };
+                let Some(news) = self.change(&mut object, now) else {
+                    return Ok(());
+                };
+                match api
+                    .replace(&self.work.name, &PostParams::default(), &object)
+                    .await
+                {
+                    Ok(_) => {
+                        for news in news {
+                            events::tell(&self.work.host.client, &object, news, now).await;
+                        }
+                        return Ok(());
+                    }
+                    Err(kube::Error::Api(status)) if status.code == 409 && tries < TRIES => {
+                        tries += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        within(written).await
+    }
+
+    /// The object as it is stored; `None` where another one, or none, has its name by now.
+    async fn fresh(
+        &self,
+        api: &Api<DynamicObject>,
+        seen: &DynamicObject,
+    ) -> Result<Option<DynamicObject>, kube::Error> {
+        let object = api.get_opt(&self.work.name).await?;
+        Ok(object.filter(|object| object.metadata.uid == seen.metadata.uid))
+    }
+
+    /// Makes the object say what is known; the Events that follow, or `None` where it says so already.
+    fn change(&self, object: &mut DynamicObject, now: jiff::Timestamp) -> Option<Vec<News>> {
+        // An object of another shape is people's to mend; the registry tells it of every request.
+        let value = serde_json::to_value(&*object).ok()?;
+        let cluster: Cluster = serde_json::from_value(value).ok()?;
+        let before = cluster.status.clone().unwrap_or_default();
+        let after = status::next(&before, &self.known(&cluster), now);
+        let mut changed = after != before;
+        if changed {
+            let after = serde_json::to_value(&after).ok()?;
+            *object
+                .data
+                .as_object_mut()?
+                .entry("status")
+                .or_insert(json!(null)) = after;
+        }
+        let finalizers = object.metadata.finalizers.get_or_insert_default();
+        if object.metadata.deletion_timestamp.is_none()
+            && !finalizers.iter().any(|name| name == FINALIZER)
+        {
+            finalizers.push(FINALIZER.to_owned());
+            changed = true;
+        }
+        let connection = &cluster.spec.connection;
+        if connection.kubernetes_api_endpoint.is_empty()
+            && let Some(kubeconfig) = &connection.kubeconfig
+            && let Ok(kubeconfig) = Kubeconfig::read(&kubeconfig.0)
+            && let Some(stored) = object.data.pointer_mut("/spec/connection")
+            && let Some(stored) = stored.as_object_mut()
+        {
+            stored.insert(
+                "kubernetesAPIEndpoint".into(),
+                kubeconfig.server.to_string().into(),
+            );
+            changed = true;
+        }
+        changed.then(|| news(&before, &after).into_iter().collect())
+    }
+
+    fn measure(&self, object: &DynamicObject, now: jiff::Timestamp) {
+        let (metrics, name) = (&self.work.metrics, self.work.name.as_str());
+        let conditions = object.data.pointer("/status/conditions");
+        let conditions = conditions
+            .and_then(|it| it.as_array())
+            .into_iter()
+            .flatten();
+        for condition in conditions {
+            let text = |field| {
+                condition
+                    .get(field)
+                    .and_then(|it| it.as_str())
+                    .unwrap_or("")
+            };
+            match text("type") {
+                "Ready" => metrics.ready(name, text("status") == "True"),
+                HOST_ACCESS => metrics.access(name, text("reason")),
+                _ => {}
+            }
+        }
+        let member = self.work.host.registry.get(name).filter(|_| !self.is_host);
+        let ends = member.and_then(|member| member.certificate_ends());
+        metrics.expires(name, ends.map(|ends| ends.duration_since(now).as_secs()));
+    }
+
+    /// The cluster leaves. Nothing that has to be asked of the member is waited for: deletion always works.
+    async fn let_go(&self, seen: &DynamicObject) -> Result<(), kube::Error> {
+        let mut finalizers = seen.metadata.finalizers.iter().flatten();
+        if !finalizers.any(|name| name == FINALIZER) {
+            return Ok(());
+        }
+        let done = async {
+            granted::tell(&self.work.host, &self.work.name, &BTreeSet::new()).await?;
+            let api = clusters(self.work.host.client.clone());
+            let mut tries = 0;
+            loop {
+                let Some(mut object) = self.fresh(&api, seen).await? else {
+                    return Ok(());
+                };
+                let finalizers = object.metadata.finalizers.get_or_insert_default();
+                finalizers.retain(|name| name != FINALIZER);
+                match api
+                    .replace(&self.work.name, &PostParams::default(), &object)
+                    .await
+                {
+                    Err(kube::Error::Api(status)) if status.code == 409 && tries < TRIES => {
+                        tries += 1;
+                    }
+                    Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+                    done => return done.map(drop),
+                }
+            }
+        };
+        within(done).await
+    }
+}
+
+async fn within<T>(write: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    tokio::time::timeout(WRITE, write)
+        .await
+        .unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into())))
+}
+
+/// The Event about access, where that changed.
+fn news(
+    before: &kah_api::cluster::ClusterStatus,
+    after: &kah_api::cluster::ClusterStatus,
+) -> Option<News> {
+    let now = status::find(&after.conditions, HOST_ACCESS)?;
+    let same = status::find(&before.conditions, HOST_ACCESS)
+        .is_some_and(|it| it.status == now.status && it.reason == now.reason);
+    (!same).then(|| News {
+        warning: now.reason != ACCEPTED,
+        reason: now.reason.clone(),
+        message: now.message.clone(),
+    })
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.85 + 0.3 * rand::random::<f64>())
+}
+
+/// The deep look.
+async fn look(work: &Work) -> Done {
+    let (Some(member), Ok(proof)) = (work.host.registry.get(&work.name), work.host.proof()) else {
+        return Done::Nothing;
+    };
+    let evidence = doctor::gather(&work.host, &member, &proof).await;
+    Done::Looked(Look::new(&evidence.route, doctor::examine(&evidence)))
+}
+
+/// Asks what there is to know, and writes what follows from it.
+async fn find(work: &Work, is_host: bool) -> Done {
+    let member = work.host.registry.get(&work.name);
+    let client = match &member {
+        _ if is_host => work.host.client.clone(),
+        Some(member) => match member.kubernetes() {
+            Ok(client) => client,
+            Err(_) => return Done::Found(None),
+        },
+        None => return Done::Found(None),
+    };
+    let found = match facts::gather(&client, member.as_deref()).await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::info!(
+                cluster = work.name,
+                "ask the cluster: {}",
+                with_causes(&error)
+            );
+            return Done::Found(None);
+        }
+    };
+    if let Err(error) = facts::tell_name(&client, &work.name).await {
+        tracing::warn!(
+            cluster = work.name,
+            "tell the cluster its name: {}",
+            with_causes(&error)
+        );
+    }
+    if let Err(error) = granted::tell(&work.host, &work.name, &found.granted).await {
+        tracing::warn!(cluster = work.name, %error, "tell users their clusters");
+    }
+    Done::Found(Some(found))
+}

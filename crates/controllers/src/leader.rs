@@ -1,0 +1,232 @@
+//! One of many: the process that holds a Lease does the work, the others wait for it to end.
+//!
+//! As Kubernetes' own elections do, a holder is given up by what the others see for themselves (a Lease that does not change for its duration),
+//! never by comparing clocks.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
+use kube::{Api, api::PostParams};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long a holder that says nothing keeps the others waiting.
+const DURATION: Duration = Duration::from_secs(15);
+/// A holder that could not renew for this long stops: before anybody else begins.
+const GIVE_UP: Duration = Duration::from_secs(10);
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(2);
+/// For one request.
+const REQUEST: Duration = Duration::from_secs(4);
+
+/// A candidate.
+#[derive(Debug, Clone)]
+pub struct Leader {
+    leases: Api<Lease>,
+    name: String,
+    identity: String,
+    now: fn() -> Timestamp,
+    pace: Pace,
+}
+
+/// The times of an election.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// How long a holder that says nothing keeps the others waiting.
+    pub duration: Duration,
+    /// A holder that could not renew for this long stops.
+    pub give_up: Duration,
+    /// Between two looks.
+    pub look: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            duration: DURATION,
+            give_up: GIVE_UP,
+            look: LOOK,
+        }
+    }
+}
+
+/// What was last seen of the Lease, and since when.
+#[derive(Default)]
+struct Seen(Option<(Option<String>, Instant)>);
+
+impl Leader {
+    /// A candidate of this name, unique among all, for the Lease `name` in `namespace`.
+    #[must_use]
+    pub fn new(
+        client: kube::Client,
+        namespace: &str,
+        name: impl Into<String>,
+        identity: impl Into<String>,
+        pace: Pace,
+    ) -> Self {
+        Self {
+            leases: Api::namespaced(client, namespace),
+            name: name.into(),
+            identity: identity.into(),
+            now: Timestamp::now,
+            pace,
+        }
+    }
+
+    /// Waits to be the one, works until `stop` or until it is the one no longer, and gives the Lease back. `false` after `stop`.
+    pub async fn lead<F: Future<Output = ()>>(
+        &self,
+        stop: &CancellationToken,
+        work: impl FnOnce(CancellationToken) -> F,
+    ) -> bool {
+        let mut seen = Seen::default();
+        loop {
+            match self.try_hold(&mut seen).await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "take the Lease {}", self.name),
+            }
+            let pause = tokio::time::sleep(self.pace.look);
+            if stop.run_until_cancelled(pause).await.is_none() {
+                return false;
+            }
+        }
+        tracing::info!("{} holds the Lease {}", self.identity, self.name);
+        let end = stop.child_token();
+        let work = work(end.clone());
+        tokio::pin!(work);
+        tokio::select! {
+            () = &mut work => {}
+            () = self.keep(&mut seen, &end) => {
+                end.cancel();
+                work.await;
+            }
+        }
+        if let Err(error) = self.release().await {
+            tracing::warn!(%error, "give the Lease {} back", self.name);
+        }
+        !stop.is_cancelled()
+    }
+
+    /// Renews until `end`, or until it is held no longer.
+    async fn keep(&self, seen: &mut Seen, end: &CancellationToken) {
+        let mut renewed = Instant::now();
+        let look = || end.run_until_cancelled(tokio::time::sleep(self.pace.look));
+        while look().await.is_some() {
+            match self.try_hold(seen).await {
+                Ok(true) => renewed = Instant::now(),
+                Ok(false) => {
+                    tracing::error!("another process holds the Lease {}", self.name);
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "renew the Lease {}", self.name),
+            }
+            if renewed.elapsed() >= self.pace.give_up {
+                tracing::error!("the Lease {} could not be renewed in time", self.name);
+                return;
+            }
+        }
+    }
+
+    /// Takes or renews the Lease, if nobody else holds it.
+    async fn try_hold(&self, seen: &mut Seen) -> Result<bool, kube::Error> {
+        let Some(mut lease) = bounded(self.leases.get_opt(&self.name)).await? else {
+            let lease = Lease {
+                metadata: ObjectMeta {
+                    name: Some(self.name.clone()),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(self.spec(None)),
+            };
+            return won(bounded(self.leases.create(&PostParams::default(), &lease)).await);
+        };
+        let version = lease.metadata.resource_version.clone();
+        let since = match &seen.0 {
+            Some((known, since)) if *known == version => *since,
+            _ => Instant::now(),
+        };
+        seen.0 = Some((version, since));
+        let holder = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.clone());
+        let free = match holder.as_deref() {
+            None | Some("") => true,
+            Some(holder) => holder == self.identity || since.elapsed() >= self.pace.duration,
+        };
+        if !free {
+            return Ok(false);
+        }
+        lease.spec = Some(self.spec(lease.spec.take()));
+        won(bounded(
+            self.leases
+                .replace(&self.name, &PostParams::default(), &lease),
+        )
+        .await)
+    }
+
+    fn spec(&self, before: Option<LeaseSpec>) -> LeaseSpec {
+        let before = before.unwrap_or_default();
+        let now = Some(MicroTime((self.now)()));
+        let ours = before.holder_identity.as_deref() == Some(self.identity.as_str());
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(self.pace.duration.as_secs().max(1)).ok(),
+            acquire_time: if ours {
+                before.acquire_time
+            } else {
+                now.clone()
+            },
+            renew_time: now,
+            lease_transitions: Some(
+                before.lease_transitions.unwrap_or(0)
+                    + i32::from(!ours && before.holder_identity.is_some()),
+            ),
+            ..LeaseSpec::default()
+        }
+    }
+
+    /// Lets the next one begin at once.
+    async fn release(&self) -> Result<(), kube::Error> {
+        let Some(mut lease) = bounded(self.leases.get_opt(&self.name)).await? else {
+            return Ok(());
+        };
+        let Some(spec) = lease.spec.as_mut() else {
+            return Ok(());
+        };
+        if spec.holder_identity.as_deref() != Some(self.identity.as_str()) {
+            return Ok(());
+        }
+        spec.holder_identity = Some(String::new());
+        spec.lease_duration_seconds = Some(1);
+        spec.renew_time = Some(MicroTime((self.now)()));
+        won(bounded(
+            self.leases
+                .replace(&self.name, &PostParams::default(), &lease),
+        )
+        .await)
+        .map(drop)
+    }
+}
+
+/// Of two who write at once one is told that the other was first.
+fn won(written: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
+    match written {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn bounded<T>(
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    match tokio::time::timeout(REQUEST, request).await {
+        Ok(done) => done,
+        Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
+    }
+}

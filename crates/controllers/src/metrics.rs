@@ -1,0 +1,210 @@
+//! What the reconcilers count, with the codes that conditions and Events carry.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64},
+    },
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    cluster: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Access {
+    cluster: String,
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Restore {
+    cluster: String,
+    outcome: &'static str,
+}
+
+/// The metrics of one process. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    ready: Family<Of, Gauge<i64, AtomicI64>>,
+    access: Family<Access, Gauge<i64, AtomicI64>>,
+    /// The code that is told of each cluster now, so that there is one.
+    told: Mutex<std::collections::HashMap<String, String>>,
+    probes: Family<Of, Histogram, fn() -> Histogram>,
+    expiry: Family<Of, Gauge<i64, AtomicI64>>,
+    restores: Family<Restore, Counter<u64, AtomicU64>>,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([0.005, 0.02, 0.1, 0.5, 1.0, 2.5])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("kubeaihub");
+        let ready = Family::default();
+        registry.register(
+            "member_ready",
+            "Whether requests are sent to the member",
+            ready.clone(),
+        );
+        let access = Family::default();
+        registry.register(
+            "member_access",
+            "1 for the code that condition HostAccess tells: Accepted, or why not",
+            access.clone(),
+        );
+        let probes = Family::new_with_constructor(seconds as fn() -> Histogram);
+        registry.register(
+            "member_probe_seconds",
+            "How long the member took to answer the host's question",
+            probes.clone(),
+        );
+        let expiry = Family::default();
+        registry.register(
+            "member_certificate_expiry_seconds",
+            "Time that is left to the client certificate stored for the member, as of the last look",
+            expiry.clone(),
+        );
+        let restores = Family::default();
+        registry.register(
+            "member_restores",
+            "Restores of access that the controller ended, by outcome",
+            restores.clone(),
+        );
+        Self(Arc::new(Inner {
+            registry,
+            ready,
+            access,
+            told: Mutex::default(),
+            probes,
+            expiry,
+            restores,
+        }))
+    }
+}
+
+impl Metrics {
+    /// All of them in OpenMetrics text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.0.registry);
+        text
+    }
+
+    pub(crate) fn ready(&self, cluster: &str, ready: bool) {
+        self.0.ready.get_or_create(&of(cluster)).set(ready.into());
+    }
+
+    pub(crate) fn access(&self, cluster: &str, code: &str) {
+        let before = self.told().insert(cluster.to_owned(), code.to_owned());
+        if let Some(before) = before.filter(|before| before != code) {
+            self.0.access.remove(&access(cluster, &before));
+        }
+        self.0.access.get_or_create(&access(cluster, code)).set(1);
+    }
+
+    pub(crate) fn probed(&self, cluster: &str, took: Duration) {
+        let probes = self.0.probes.get_or_create(&of(cluster));
+        probes.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn expires(&self, cluster: &str, left: Option<i64>) {
+        match left {
+            Some(left) => {
+                self.0.expiry.get_or_create(&of(cluster)).set(left);
+            }
+            None => {
+                self.0.expiry.remove(&of(cluster));
+            }
+        }
+    }
+
+    pub(crate) fn restored(&self, cluster: &str, outcome: &'static str) {
+        let restore = Restore {
+            cluster: cluster.to_owned(),
+            outcome,
+        };
+        self.0.restores.get_or_create(&restore).inc();
+    }
+
+    /// A cluster that has left is told of no more; what was counted stays counted.
+    pub(crate) fn forget(&self, cluster: &str) {
+        self.0.ready.remove(&of(cluster));
+        self.0.probes.remove(&of(cluster));
+        self.0.expiry.remove(&of(cluster));
+        if let Some(code) = self.told().remove(cluster) {
+            self.0.access.remove(&access(cluster, &code));
+        }
+    }
+
+    /// As long as another process does the work, nothing is told.
+    pub(crate) fn forget_all(&self) {
+        let clusters: Vec<String> = self.told().keys().cloned().collect();
+        for cluster in clusters {
+            self.forget(&cluster);
+        }
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, String>> {
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn of(cluster: &str) -> Of {
+    Of {
+        cluster: cluster.to_owned(),
+    }
+}
+
+fn access(cluster: &str, code: &str) -> Access {
+    Access {
+        cluster: cluster.to_owned(),
+        code: code.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_code_a_cluster_and_none_of_those_that_left() {
+        let metrics = Metrics::default();
+        metrics.ready("m", true);
+        metrics.access("m", "Accepted");
+        metrics.access("m", "TokenNotInCache");
+        metrics.probed("m", Duration::from_millis(3));
+        metrics.expires("m", Some(60));
+        metrics.restored("m", "Restored");
+        let text = metrics.text();
+        for line in [
+            "kubeaihub_member_ready{cluster=\"m\"} 1",
+            "kubeaihub_member_access{cluster=\"m\",code=\"TokenNotInCache\"} 1",
+            "kubeaihub_member_probe_seconds_count{cluster=\"m\"} 1",
+            "kubeaihub_member_certificate_expiry_seconds{cluster=\"m\"} 60",
+            "kubeaihub_member_restores_total{cluster=\"m\",outcome=\"Restored\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
+        }
+        assert!(!text.contains("Accepted\""), "{text}");
+        metrics.forget("m");
+        let text = metrics.text();
+        let told: Vec<&str> = text.lines().filter(|line| line.contains("\"m\"")).collect();
+        assert_eq!(told.len(), 1, "{text}");
+    }
+}

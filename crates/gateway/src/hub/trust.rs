@@ -1,0 +1,200 @@
+//! `GET trust`, `PUT clusters/{cluster}/trust` and `POST trust/rotate`
+
+use axum::response::Response;
+use http::StatusCode;
+use jiff::Timestamp;
+use kah_api::{cluster::Trust, status::Status};
+use kah_cluster::{
+    Host,
+    trust::{Patience, Report, Request, TrustError, move_to, rotate, rotation::Told, survey},
+    with_causes,
+};
+use kah_iam::federated::{KeyState, KeysError};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{LARGEST_BODY, body, proof, refused, restore};
+use crate::{
+    answer,
+    gateway::{Arrived, Inner},
+};
+
+/// What may be asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    trust: Trust,
+}
+
+/// What a host says.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Overview {
+    /// The name by which members know it; empty before the first key.
+    issuer: String,
+    keys: Vec<Key>,
+    members: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Key {
+    id: String,
+    state: KeyState,
+    made: Timestamp,
+    since: Timestamp,
+    /// Seconds since it was made.
+    age: i64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    cluster: String,
+    trust: Trust,
+    /// `current`, `differs`, `foreign`, `away`; absent where a secret is shared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    told: Option<&'static str>,
+    /// What shows it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    evidence: String,
+    /// The ids of the keys that it accepts, where it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accepts: Option<Vec<String>>,
+}
+
+impl Inner {
+    /// A member says what it offers and holds; a host what it signs with, and what each of its members holds.
+    pub(crate) async fn trust(&self, host: bool) -> Result<Response, Box<Status>> {
+        if host {
+            let overview = overview(self.host()?).await;
+            return Ok(answer::json(StatusCode::OK, &overview));
+        }
+        match self.callers.offer() {
+            Some(offer) => Ok(answer::json(StatusCode::OK, &offer)),
+            None => Err(Box::new(Status::not_found(
+                "this cluster is no member: its multicluster.clusterRole is not member",
+            ))),
+        }
+    }
+
+    /// Moves a member to another trust. It goes on when the caller leaves.
+    pub(crate) async fn move_trust(
+        &self,
+        cluster: &str,
+        arrived: &mut Arrived,
+    ) -> Result<Response, Box<Status>> {
+        let host = self.host()?.clone();
+        let proof = proof(
+            arrived,
+            "trust is moved only at the word of those who say who they are",
+        )?;
+        let by = arrived.caller.name.clone();
+        let wanted: Wanted = body(arrived, LARGEST_BODY).await.map_err(|mut status| {
+            status.message.push_str(
+                "; the body is {\"trust\": \"federated\"} or {\"trust\": \"shared-secret\"}",
+            );
+            status
+        })?;
+        let request = Request {
+            cluster: cluster.to_owned(),
+            trust: wanted.trust,
+            by,
+            proof,
+            patience: Patience::default(),
+        };
+        let running = host.tasks.clone().spawn(async move {
+            let ended = move_to(&host, &request).await;
+            if let Err(error) = &ended {
+                tracing::warn!(
+                    by = request.by,
+                    cluster = request.cluster,
+                    error = error as &dyn std::error::Error,
+                    "move trust"
+                );
+            }
+            ended
+        });
+        let ended: Result<Report, TrustError> = running
+            .await
+            .map_err(|_| Box::new(Status::internal_error("the move broke off")))?;
+        match ended {
+            Ok(report) => Ok(answer::json(StatusCode::OK, &report)),
+            Err(error) => Err(Box::new(refusal(&error))),
+        }
+    }
+
+    /// Begins to change the signing key.
+    pub(crate) async fn rotate(&self, by: &str) -> Result<Response, Box<Status>> {
+        let host = self.host()?;
+        let next = rotate(host)
+            .await
+            .map_err(|error| Box::new(refusal(&error)))?;
+        tracing::info!(by, next, "rotate the signing keys");
+        Ok(answer::json(StatusCode::ACCEPTED, &json!({"next": next})))
+    }
+}
+
+async fn overview(host: &Host) -> Overview {
+    let now = host.clock.now();
+    let (issuer, keys) = host.registry.signer().keys().unwrap_or_default();
+    let surveys = survey(host).await;
+    let row = |member: std::sync::Arc<kah_cluster::Member>| {
+        let found = surveys
+            .iter()
+            .find(|survey| survey.keys.cluster == member.name());
+        let (told, evidence) = match found.map(|survey| &survey.keys.told) {
+            None => (None, String::new()),
+            Some(Told::All) => (Some("current"), String::new()),
+            Some(Told::Other(ids)) => (Some("differs"), ids.join(", ")),
+            Some(Told::Foreign(issuer)) => (Some("foreign"), format!("it trusts {issuer}")),
+            Some(Told::Away(words)) => (Some("away"), words.clone()),
+        };
+        Row {
+            cluster: member.name().to_owned(),
+            trust: member.trust(),
+            told,
+            evidence,
+            accepts: found.and_then(|survey| survey.keys.accepts.clone()),
+        }
+    };
+    Overview {
+        issuer,
+        keys: keys
+            .records()
+            .iter()
+            .map(|key| Key {
+                id: key.id.clone(),
+                state: key.state,
+                made: key.made,
+                since: key.since,
+                age: now.duration_since(key.made).as_secs(),
+            })
+            .collect(),
+        members: host
+            .registry
+            .members()
+            .into_iter()
+            .filter(|member| !member.is_host())
+            .map(row)
+            .collect(),
+    }
+}
+
+pub(super) fn refusal(error: &TrustError) -> Status {
+    let (code, reason) = match error {
+        TrustError::Restore(error) => return restore::refusal(error),
+        TrustError::Unknown(_) => (404, "NotFound"),
+        TrustError::IsHost(_) => (400, "BadRequest"),
+        TrustError::Busy { .. } | TrustError::Keys(KeysError::UnderWay) => (409, "Conflict"),
+        TrustError::NotOffered { .. }
+        | TrustError::Other { .. }
+        | TrustError::NotAccepted { .. }
+        | TrustError::NoIdentity(_)
+        | TrustError::Settings(_) => (422, "Invalid"),
+        TrustError::Keys(_) => (500, "InternalError"),
+        _ => (502, "BadGateway"),
+    };
+    let cause = error.code().map(|code| (code, code.remedy().text));
+    refused(code, reason, with_causes(error), cause)
+}
