@@ -82,6 +82,7 @@ impl Inside {
             image: "image",
             password_hash: "Passw0rd-of-tests",
             node_port: None,
+            allowed_addresses: &[],
         });
         self.runtime.block_on(Cluster::start(options)).unwrap()
     }
