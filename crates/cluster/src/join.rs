@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use kah_api::{cluster::Trust, seed};
 use kube::{
+    Api,
     api::{DeleteParams, ListParams, PostParams},
     core::DynamicObject,
 };
