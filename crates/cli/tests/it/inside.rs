@@ -75,7 +75,6 @@ impl Inside {
             .map(|definition| serde_json::to_value(definition).unwrap())
             .collect();
         options.objects = seed::objects(&Seed {
-            allowed_addresses: &["127.0.0.0/8"],
             role: Role::Member,
             jwt_secret: secret,
             access_token_max_age: "0",
