@@ -15,11 +15,16 @@ use serde_json::json;
 use crate::{
     CallerCredential, Host, Kubeconfig, Member, SettingsError,
     doctor::{self, Finding, Severity},
+    enrol::manifest::TRUST,
     guard::{AddressGuard, GuardError},
     host::clusters,
     identity::{ANSWER, identity, identity_within},
     trust::{self, Published, TrustError},
 };
+
+mod clean;
+
+pub use clean::{Cleaning, clean_member};
 
 /// Members that are asked who they are at the same time.
 const AT_ONCE: usize = 16;
@@ -207,16 +212,13 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     })
 }
 
-/// Takes a member out of the fleet. The cluster itself goes on as it is; it need not be reachable.
+/// Takes a member out of the fleet, and what is ours out of the member, which need not be reachable.
 ///
 /// # Errors
 /// [`JoinError`].
-pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
-    if host
-        .registry
-        .get(name)
-        .is_some_and(|member| member.is_host())
-    {
+pub async fn leave(host: &Host, name: &str) -> Result<Cleaning, JoinError> {
+    let member = host.registry.get(name);
+    if member.as_ref().is_some_and(|member| member.is_host()) {
         return Err(JoinError::IsHost(name.to_owned()));
     }
     let clusters = clusters(host.client.clone());
@@ -224,17 +226,24 @@ pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
         .get_opt(name)
         .await
         .map_err(api("look for the Cluster"))?;
+    // While the way to it stands.
+    let mut cleaning = Cleaning::default();
+    if let (Some(member), Some(_)) = (&member, &before) {
+        cleaning = clean_member(host, member).await;
+    }
     let left = match clusters.delete(name, &DeleteParams::default()).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(cleaning),
         Err(kube::Error::Api(status)) if status.code == 404 => {
             Err(JoinError::Unknown(name.to_owned()))
         }
         Err(error) => Err(api("delete the Cluster")(error)),
     };
-    // A cluster that is out of reach goes on trusting keys that sign nothing for it any more. What the registry knew of it is closed by now.
+    // Between the two the host's controllers may have told the member its keys once more. A cluster that is out of reach goes on trusting keys that
+    // sign nothing for it any more. What the registry knew of it is closed by now.
     let apart = before.and_then(|object| host.registry.candidate(&object));
-    if let (Ok(()), Some(apart)) = (&left, apart) {
-        if let (Trust::Federated, Ok(client)) = (apart.trust(), apart.kubernetes()) {
+    if let (Ok(cleaning), Some(apart)) = (&left, apart) {
+        let reached = cleaning.removed.iter().any(|it| it.ends_with(TRUST));
+        if let (Trust::Federated, true, Ok(client)) = (apart.trust(), reached, apart.kubernetes()) {
             trust::take_back(host, &client).await;
         }
         apart.close();

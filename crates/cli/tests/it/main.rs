@@ -9,7 +9,9 @@
 mod check;
 mod clusters;
 mod doctor;
+mod enrol;
 mod fleet;
+mod import;
 mod join;
 mod original;
 mod recovery;

@@ -9,6 +9,7 @@ mod forward;
 mod kubeconfig;
 mod registry;
 mod restore;
+mod validation;
 
 use std::time::Duration;
 
