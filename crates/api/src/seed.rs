@@ -9,6 +9,8 @@ pub const NAMESPACE: &str = "kubesphere-system";
 pub const SERVER: &str = "ks-apiserver";
 /// Name of the Deployment that runs a host's reconcilers.
 pub const CONTROLLERS: &str = "ks-controller-manager";
+/// Where its Pod serves metrics. Not 8080: where a Pod is a process of this machine, something else often listens there on every address.
+pub const METRICS: u16 = 9190;
 /// Name of the ConfigMap that holds `kubesphere.yaml`.
 pub const CONFIG: &str = "kubesphere-config";
 /// Name of the Secret with the certificate of ks-apiserver, and of the ConfigMap with the authority that signed it.
@@ -277,7 +279,7 @@ fn deployment(image: &str) -> Value {
 fn controllers(image: &str) -> Value {
     let labels = json!({"app": CONTROLLERS, "tier": "backend"});
     let probe = json!({
-        "httpGet": {"path": "/healthz", "port": 8080, "scheme": "HTTP"},
+        "httpGet": {"path": "/healthz", "port": METRICS, "scheme": "HTTP"},
         "periodSeconds": 5,
         "timeoutSeconds": 5,
         "failureThreshold": 8,
@@ -297,12 +299,12 @@ fn controllers(image: &str) -> Value {
                     "containers": [{
                         "name": CONTROLLERS,
                         "image": image,
-                        "args": ["controller-manager", "--metrics-bind-address", "$(POD_IP):8080"],
+                        "args": ["controller-manager", "--metrics-bind-address", format!("$(POD_IP):{METRICS}")],
                         "env": [
                             {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
                             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                         ],
-                        "ports": [{"containerPort": 8080, "protocol": "TCP"}],
+                        "ports": [{"containerPort": METRICS, "protocol": "TCP"}],
                         "readinessProbe": probe,
                         "livenessProbe": probe,
                         "volumeMounts": [{"name": CONFIG, "mountPath": "/etc/kubesphere"}],

@@ -47,6 +47,41 @@ pub struct Access {
     /// Version of the cluster's Kubernetes, where it answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// `Error` or `Warning`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub severity: Option<String>,
+    /// The command that may repair it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repair: Option<String>,
+    /// What to do as commands, each for the cluster that it names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+    /// What was looked at, and how it went; with the first row of a cluster.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Value>,
+    /// The stages that nothing can be said about.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
+}
+
+impl Access {
+    /// Nothing is known of it yet but whether it is open.
+    pub fn new(cluster: &str, ok: bool) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            ok,
+            code: None,
+            evidence: None,
+            meaning: None,
+            remedy: None,
+            version: None,
+            severity: None,
+            repair: None,
+            commands: Vec::new(),
+            stages: Vec::new(),
+            unknown: Vec::new(),
+        }
+    }
 }
 
 /// All clusters, the host first, then by name.
@@ -101,8 +136,30 @@ pub async fn examine(
                 "/kapis/hub.kubeaihub.io/v1/clusters/{}/doctor",
                 cluster.name
             );
-            let report: Value = hub.read(&path).await?;
-            Ok(rows(&cluster.name, &report))
+            let answer = hub.get(&path).await?;
+            if answer.status == StatusCode::UNAUTHORIZED && answer.refusal.is_none() {
+                return Err(login_ended(&answer));
+            }
+            Ok(match serde_json::from_slice::<Value>(&answer.body) {
+                Ok(report) if answer.status.is_success() => rows(&cluster.name, &report),
+                _ if answer.status == StatusCode::NOT_FOUND => vec![Access {
+                    evidence: Some("it has left the fleet meanwhile".into()),
+                    ..Access::new(&cluster.name, true)
+                }],
+                // One that cannot be examined says nothing of the others.
+                _ => vec![Access {
+                    evidence: Some(format!(
+                        "the host answered {}: {}",
+                        answer.status.as_u16(),
+                        answer.message()
+                    )),
+                    remedy: Some(
+                        "Try again; if it stays, look at the log of ks-apiserver on the host."
+                            .into(),
+                    ),
+                    ..Access::new(&cluster.name, false)
+                }],
+            })
         }))
         .buffered(AT_ONCE)
         .collect()
@@ -113,6 +170,14 @@ pub async fn examine(
 
 fn rows(cluster: &str, report: &Value) -> Vec<Access> {
     let text = |value: &Value, field: &str| Some(value.get(field)?.as_str()?.to_owned());
+    let texts = |value: &Value, field: &str| -> Vec<String> {
+        let items = value.get(field).and_then(Value::as_array);
+        items
+            .into_iter()
+            .flatten()
+            .filter_map(|item| Some(item.as_str()?.to_owned()))
+            .collect()
+    };
     let version = text(report, "kubernetes");
     let findings = report.get("findings").and_then(Value::as_array);
     let mut rows: Vec<Access> = findings
@@ -120,45 +185,54 @@ fn rows(cluster: &str, report: &Value) -> Vec<Access> {
         .flatten()
         .map(|finding| {
             let by_hand = text(finding, "remedy").unwrap_or_default();
-            let repairable = finding.get("repairable").and_then(Value::as_bool) == Some(true);
+            let severity = text(finding, "severity");
+            let repair = text(finding, "repair");
             Access {
-                cluster: cluster.to_owned(),
-                ok: text(finding, "severity").as_deref() == Some("Warning"),
                 code: text(finding, "code"),
                 evidence: text(finding, "evidence"),
                 meaning: text(finding, "consequence"),
-                remedy: Some(if repairable {
-                    format!("Run `kah restore-access {cluster}`, or by hand: {by_hand}")
-                } else {
-                    by_hand
+                remedy: Some(match &repair {
+                    Some(command) => format!("Run `{command}`, or by hand: {by_hand}"),
+                    None => by_hand,
                 }),
                 version: version.clone(),
+                commands: texts(finding, "commands"),
+                repair,
+                severity: severity.clone(),
+                ..Access::new(cluster, severity.as_deref() == Some("Warning"))
             }
         })
         .collect();
+    let unknown = texts(report, "unknown");
     if rows.is_empty() {
         rows.push(Access {
-            cluster: cluster.to_owned(),
-            ok: true,
-            code: None,
-            evidence: None,
-            meaning: None,
-            remedy: None,
             version,
+            evidence: (!unknown.is_empty())
+                .then(|| format!("not looked at: {}", unknown.join(", "))),
+            ..Access::new(cluster, true)
         });
     }
+    if let Some(first) = rows.first_mut() {
+        let stages = report.get("stages").and_then(Value::as_array);
+        first.stages = stages.cloned().unwrap_or_default();
+        first.unknown = unknown;
+    }
     rows
+}
+
+fn login_ended(answer: &Answer) -> Failure {
+    Failure::new(
+        format!("The host does not accept the login: {}", answer.message()),
+        "Log in again with `kah login ADDRESS --user NAME`.",
+    )
+    .exit(Exit::Login)
 }
 
 async fn one(hub: &Hub, name: &str) -> Result<Access, Failure> {
     // A path that needs a login on the member: nothing there answers it to a stranger.
     let answer = hub.get(&format!("/clusters/{name}/version")).await?;
     if answer.status == StatusCode::UNAUTHORIZED && answer.refusal.is_none() {
-        return Err(Failure::new(
-            format!("The host does not accept the login: {}", answer.message()),
-            "Log in again with `kah login ADDRESS --user NAME`.",
-        )
-        .exit(Exit::Login));
+        return Err(login_ended(&answer));
     }
     Ok(judge(name, &answer))
 }
@@ -168,13 +242,8 @@ fn judge(name: &str, answer: &Answer) -> Access {
     if answer.status.is_success() {
         let version = value.as_ref().and_then(|value| value.get("gitVersion"));
         return Access {
-            cluster: name.to_owned(),
-            ok: true,
-            code: None,
-            evidence: None,
-            meaning: None,
-            remedy: None,
             version: version.and_then(|version| Some(version.as_str()?.to_owned())),
+            ..Access::new(name, true)
         };
     }
     let code = answer.refusal.clone().or_else(|| {
@@ -189,8 +258,6 @@ fn judge(name: &str, answer: &Answer) -> Access {
     });
     let cause: Option<AccessCode> = code.as_deref().and_then(|code| code.parse().ok());
     Access {
-        cluster: name.to_owned(),
-        ok: false,
         evidence: Some(format!("{}: {}", answer.status.as_u16(), answer.message())),
         meaning: cause.map(|cause| cause.consequence().to_owned()),
         remedy: Some(cause.map_or_else(
@@ -198,7 +265,7 @@ fn judge(name: &str, answer: &Answer) -> Access {
             |cause| cause.remedy().text.to_owned(),
         )),
         code,
-        version: None,
+        ..Access::new(name, false)
     }
 }
 
@@ -232,6 +299,41 @@ mod tests {
         let body = r#"{"kind":"Status","message":"x","details":{"causes":[{"reason":"Other"},{"reason":"MemberUnreachable"}]}}"#;
         let access = judge("m", &answer(502, None, body));
         assert_eq!(access.code.as_deref(), Some("MemberUnreachable"));
+    }
+
+    #[test]
+    fn a_report_becomes_a_row_a_finding() {
+        let report = serde_json::json!({
+            "cluster": "m", "healthy": false, "kubernetes": "1.36",
+            "findings": [
+                {"code": "TokenNotInCache", "severity": "Error", "evidence": "e", "remedy": "By hand.", "repair": "kah restore-access m"},
+                {"code": "CredentialExpiring", "severity": "Warning", "evidence": "w", "remedy": "r"},
+            ],
+            "stages": [{"name": "token", "outcome": "Failed"}],
+        });
+        let found = rows("m", &report);
+        assert_eq!(
+            found.iter().map(|row| row.ok).collect::<Vec<_>>(),
+            [false, true]
+        );
+        assert!(
+            found[0]
+                .remedy
+                .as_ref()
+                .unwrap()
+                .starts_with("Run `kah restore-access m`")
+        );
+        assert_eq!((found[0].stages.len(), found[1].stages.len()), (1, 0));
+        let unseen = serde_json::json!({"findings": [], "unknown": ["configuration"]});
+        let found = rows("m", &unseen);
+        assert!(
+            found[0].ok
+                && found[0]
+                    .evidence
+                    .as_ref()
+                    .unwrap()
+                    .contains("not looked at: configuration")
+        );
     }
 
     #[test]

@@ -62,6 +62,9 @@ pub enum Command {
     Doctor {
         /// Only these clusters
         clusters: Vec<String>,
+        /// Look again and again, and print what changes, until Ctrl-C
+        #[arg(long, short = 'w', conflicts_with = "output")]
+        watch: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -69,6 +72,12 @@ pub enum Command {
     RestoreAccess {
         /// The member
         cluster: String,
+        /// A kubeconfig of the member that takes the place of the stored one
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// SHA-256 fingerprint of the member's new certificate authority, which is trusted from now on
+        #[arg(long, value_name = "FINGERPRINT", conflicts_with = "kubeconfig")]
+        accept_ca: Option<String>,
         /// Show what would change, and change nothing
         #[arg(long)]
         dry_run: bool,
@@ -117,8 +126,14 @@ impl TrustWord {
 /// `kah cluster …`
 #[derive(Subcommand)]
 pub enum Cluster {
-    /// All clusters, and whether the login opens them
-    List(Output),
+    /// All clusters, how they are, and whether the login opens them
+    List {
+        /// Look again and again, and print what changes, until Ctrl-C
+        #[arg(long, short = 'w', conflicts_with = "output")]
+        watch: bool,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Join a cluster: by its kubeconfig, after checking it, or by an agent in it that dials out to the host
     Join(Join),
     /// Move a member to another trust, while requests go on

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use base64::Engine;
 use kah_api::seed;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::access::{self, Access};
@@ -12,6 +11,7 @@ use crate::failure::{Exit, Failure};
 use crate::hub::{Hub, normal_address};
 use crate::login;
 use crate::output::{self, Format};
+use crate::watched::{self, Table};
 
 /// `kah login`
 pub async fn login(address: &str, user: &str, password_stdin: bool) -> Result<(), Failure> {
@@ -73,126 +73,36 @@ pub async fn whoami(format: Format) -> Result<(), Failure> {
     }
 }
 
-/// `kah cluster list`
-pub async fn cluster_list(format: Format) -> Result<(), Failure> {
-    let (hub, _) = Hub::of_login().await?;
-    let clusters = access::clusters(&hub).await?;
-    if format == Format::Name {
-        return output::data(&lines(clusters.iter().map(|cluster| cluster.name.as_str())));
-    }
-    let answers = access::ask(&hub, clusters.iter().map(|cluster| cluster.name.as_str())).await?;
-    #[derive(Serialize)]
-    struct Row<'a> {
-        name: &'a str,
-        role: &'a str,
-        connection: &'a str,
-        #[serde(flatten)]
-        access: &'a Access,
-    }
-    let rows: Vec<Row<'_>> = clusters
-        .iter()
-        .zip(&answers)
-        .map(|(cluster, access)| Row {
-            name: &cluster.name,
-            role: if cluster.host { "host" } else { "member" },
-            connection: &cluster.connection,
-            access,
-        })
-        .collect();
-    if format != Format::Table {
-        return output::value(&rows, format);
-    }
-    let table: Vec<Vec<&str>> = rows
-        .iter()
-        .map(|row| {
-            let access = match row.access.code.as_deref() {
-                _ if row.access.ok => "Yes",
-                Some(code) => code,
-                None => "No",
-            };
-            let todo = row.access.remedy.as_deref().unwrap_or("");
-            let version = row.access.version.as_deref().unwrap_or("");
-            vec![row.name, row.role, row.connection, version, access, todo]
-        })
-        .collect();
-    output::data(&output::table(
-        &[
-            "NAME",
-            "ROLE",
-            "CONNECTION",
-            "VERSION",
-            "ACCESS",
-            "WHAT TO DO",
-        ],
-        &table,
-    ))
-}
-
-/// `kah cluster show`
-pub async fn cluster_show(name: &str, format: Format) -> Result<(), Failure> {
-    let (hub, _) = Hub::of_login().await?;
-    let mut cluster = access::clusters(&hub)
-        .await?
-        .into_iter()
-        .find(|cluster| cluster.name == name)
-        .ok_or_else(|| no_cluster(name))?;
-    // Whoever may see the object may read its credentials there; a screen is no place for them.
-    if let Some(Value::Object(connection)) = cluster.object.pointer_mut("/spec/connection") {
-        connection.remove("kubeconfig");
-        connection.remove("token");
-    }
-    if let Some(Value::Object(metadata)) = cluster.object.pointer_mut("/metadata") {
-        metadata.remove("managedFields");
-        // `kubectl apply` leaves the whole object here, credentials and all.
-        if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
-            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-        }
-    }
-    match format {
-        Format::Name => output::data(&format!("{name}\n")),
-        Format::Json | Format::Yaml => output::value(&cluster.object, format),
-        Format::Table => {
-            let mut rows = vec![
-                vec!["Name".to_owned(), cluster.name.clone()],
-                vec![
-                    "Role".into(),
-                    if cluster.host { "host" } else { "member" }.into(),
-                ],
-                vec!["Connection".into(), cluster.connection.clone()],
-            ];
-            let connection = cluster.object.pointer("/spec/connection");
-            for (title, field) in [
-                ("Kubernetes API", "kubernetesAPIEndpoint"),
-                ("ks-apiserver", "kubesphereAPIEndpoint"),
-            ] {
-                let value = connection.and_then(|value| value.get(field)?.as_str());
-                if let Some(value) = value {
-                    rows.push(vec![title.into(), value.to_owned()]);
-                }
-            }
-            for answer in access::ask(&hub, [name]).await? {
-                let text = match answer.code {
-                    _ if answer.ok => "Yes".to_owned(),
-                    Some(code) => code,
-                    None => "No".to_owned(),
-                };
-                rows.push(vec!["Access".into(), text]);
-                for (title, value) in [
-                    ("Version", answer.version),
-                    ("Evidence", answer.evidence),
-                    ("Meaning", answer.meaning),
-                    ("What to do", answer.remedy),
-                ] {
-                    rows.extend(value.map(|value| vec![title.to_owned(), value]));
-                }
-            }
-            output::data(&output::table(&["FIELD", "VALUE"], &rows))
-        }
-    }
-}
-
 /// `kah doctor`
-pub async fn doctor(names: &[String], format: Format) -> Result<(), Failure> {
+pub async fn doctor(names: &[String], format: Format, watch: bool) -> Result<(), Failure> {
+    if watch {
+        let look = async || Ok(findings(&examined(names).await?));
+        return watched::watch(look).await;
+    }
+    let answers = examined(names).await?;
+    let ill: Vec<&Access> = answers.iter().filter(|answer| !answer.ok).collect();
+    match format {
+        Format::Table => output::data(&findings(&answers).text())?,
+        Format::Name => output::data(&lines(ill.iter().map(|answer| answer.cluster.as_str())))?,
+        _ => output::value(&answers, format)?,
+    }
+    let mut clusters: Vec<&str> = answers.iter().map(|it| it.cluster.as_str()).collect();
+    clusters.dedup();
+    match ill.as_slice() {
+        [] => Ok(()),
+        ill => Err(Failure::new(
+            format!(
+                "{} of {} clusters cannot be reached with this login.",
+                ill.len(),
+                clusters.len()
+            ),
+            "Follow the last column, then run `kah doctor` again.",
+        )
+        .exit(Exit::Found)),
+    }
+}
+
+async fn examined(names: &[String]) -> Result<Vec<Access>, Failure> {
     let (hub, _) = Hub::of_login().await?;
     let mut asked = access::clusters(&hub).await?;
     if !names.is_empty() {
@@ -204,46 +114,31 @@ pub async fn doctor(names: &[String], format: Format) -> Result<(), Failure> {
         }
         asked.retain(|cluster| names.contains(&cluster.name));
     }
-    let answers = access::examine(&hub, &asked).await?;
-    let ill: Vec<&Access> = answers.iter().filter(|answer| !answer.ok).collect();
-    match format {
-        Format::Table => {
-            let rows: Vec<Vec<&str>> = answers
-                .iter()
-                .map(|answer| {
-                    let code = match answer.code.as_deref() {
-                        Some(code) => code,
-                        None if answer.ok => "OK",
-                        None => "Unknown",
-                    };
-                    vec![
-                        answer.cluster.as_str(),
-                        code,
-                        answer.evidence.as_deref().unwrap_or(""),
-                        answer.meaning.as_deref().unwrap_or(""),
-                        answer.remedy.as_deref().unwrap_or(""),
-                    ]
-                })
-                .collect();
-            output::data(&output::table(
-                &["CLUSTER", "FINDING", "EVIDENCE", "MEANING", "WHAT TO DO"],
-                &rows,
-            ))?;
-        }
-        Format::Name => output::data(&lines(ill.iter().map(|answer| answer.cluster.as_str())))?,
-        _ => output::value(&answers, format)?,
-    }
-    match ill.as_slice() {
-        [] => Ok(()),
-        ill => Err(Failure::new(
-            format!(
-                "{} of {} clusters cannot be reached with this login.",
-                ill.len(),
-                asked.len()
-            ),
-            "Follow the last column, then run `kah doctor` again.",
-        )
-        .exit(Exit::Found)),
+    access::examine(&hub, &asked).await
+}
+
+fn findings(answers: &[Access]) -> Table {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    Table {
+        header: vec!["CLUSTER", "FINDING", "EVIDENCE", "MEANING", "WHAT TO DO"],
+        rows: answers
+            .iter()
+            .map(|answer| {
+                let code = match answer.code.as_deref() {
+                    Some(code) => code,
+                    None if answer.ok && !answer.unknown.is_empty() => "OK in part",
+                    None if answer.ok => "OK",
+                    None => "Unknown",
+                };
+                vec![
+                    answer.cluster.clone(),
+                    code.to_owned(),
+                    text(&answer.evidence),
+                    text(&answer.meaning),
+                    text(&answer.remedy),
+                ]
+            })
+            .collect(),
     }
 }
 
@@ -337,13 +232,15 @@ fn kubeconfig_text(
     .map_err(|error| Failure::new("write a kubeconfig", "Report this.").because(error.to_string()))
 }
 
-fn no_cluster(name: &str) -> Failure {
+/// There is none of this name.
+pub fn no_cluster(name: &str) -> Failure {
     Failure::new(
         format!("There is no cluster {name}."),
         "See what there is with `kah cluster list`.",
     )
 }
 
-fn lines<'a>(names: impl Iterator<Item = &'a str>) -> String {
+/// One a line.
+pub fn lines<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(|name| format!("{name}\n")).collect()
 }

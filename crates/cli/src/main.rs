@@ -4,6 +4,7 @@ mod access;
 mod agent;
 mod apiserver;
 mod arguments;
+mod clusters;
 mod commands;
 mod config_check;
 mod controller_manager;
@@ -17,6 +18,7 @@ mod process;
 mod restore_access;
 mod trust;
 mod up;
+mod watched;
 
 use std::process::ExitCode;
 
@@ -64,9 +66,11 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Kubeconfig { cluster, file } => {
             commands::kubeconfig(cluster.as_deref(), file.as_deref()).await
         }
-        Command::Cluster(Cluster::List(output)) => commands::cluster_list(output.output).await,
+        Command::Cluster(Cluster::List { watch, output }) => {
+            clusters::list(output.output, watch).await
+        }
         Command::Cluster(Cluster::Show { name, output }) => {
-            commands::cluster_show(&name, output.output).await
+            clusters::show(&name, output.output).await
         }
         Command::Cluster(Cluster::Join(join)) => membership::join(&join).await,
         Command::Cluster(Cluster::Trust {
@@ -77,15 +81,23 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Trust(Trust::Show(output)) => trust::show(output.output).await,
         Command::Trust(Trust::Rotate) => trust::rotate().await,
         Command::Cluster(Cluster::Leave { name, yes }) => membership::leave(&name, yes).await,
-        Command::Doctor { clusters, output } => commands::doctor(&clusters, output.output).await,
+        Command::Doctor {
+            clusters,
+            watch,
+            output,
+        } => commands::doctor(&clusters, output.output, watch).await,
         Command::RestoreAccess {
             cluster,
+            kubeconfig,
+            accept_ca,
             dry_run,
             yes,
             output,
         } => {
             restore_access::run(&restore_access::Options {
                 cluster,
+                kubeconfig,
+                accept_ca,
                 dry_run,
                 yes,
                 format: output.output,

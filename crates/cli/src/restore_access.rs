@@ -1,5 +1,8 @@
 //! `kah restore-access`: what is wrong, what would change, and, after a yes, the change.
 
+use std::path::PathBuf;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -11,6 +14,10 @@ use crate::output::{self, Format};
 pub struct Options {
     /// The cluster.
     pub cluster: String,
+    /// A kubeconfig that takes the place of the stored one.
+    pub kubeconfig: Option<PathBuf>,
+    /// The fingerprint of the authority that is trusted from now on.
+    pub accept_ca: Option<String>,
     /// Only the plan.
     pub dry_run: bool,
     /// Do not ask.
@@ -26,8 +33,24 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         "/kapis/hub.kubeaihub.io/v1/clusters/{}/restore-access",
         options.cluster
     );
+    let mut wanted = json!({});
+    if let Some(file) = &options.kubeconfig {
+        let text = std::fs::read(file).map_err(|error| {
+            Failure::new(
+                format!("read {}", file.display()),
+                "Name a file that holds a kubeconfig of the member.",
+            )
+            .because(error)
+        })?;
+        wanted["kubeconfig"] = STANDARD.encode(text).into();
+    }
+    if let Some(fingerprint) = &options.accept_ca {
+        wanted["acceptCa"] = fingerprint.as_str().into();
+    }
     let ask = async |dry_run: bool| {
-        let answer = hub.post(&path, &json!({"dryRun": dry_run})).await?;
+        let mut body = wanted.clone();
+        body["dryRun"] = dry_run.into();
+        let answer = hub.post(&path, &body).await?;
         understand(&options.cluster, &answer)
     };
     let planned = ask(true).await?;
@@ -72,7 +95,9 @@ fn understand(cluster: &str, answer: &Answer) -> Result<Value, Failure> {
             said,
             "Try again in a minute; what was cut off is finished then.",
         ),
-        (_, Some(remedy)) if !remedy.is_empty() => Failure::new(said, remedy),
+        (_, Some(remedy)) if !remedy.is_empty() => {
+            Failure::new(said, remedy.replace("CLUSTER", cluster))
+        }
         _ => Failure::new(said, format!("Look with `kah doctor {cluster}`.")),
     })
 }
@@ -95,16 +120,16 @@ fn plan(report: &Value) -> Vec<String> {
     if !code.is_empty() {
         lines.push(format!("{code}: {}", text(report, "evidence")));
     }
+    let actions = report.get("actions").and_then(Value::as_array);
+    for action in actions.into_iter().flatten() {
+        lines.push(format!("  {}", text(action, "what")));
+        lines.push(format!("  - {}", text(action, "from")));
+        lines.push(format!("  + {}", text(action, "to")));
+    }
     let changes = report.get("changes").and_then(Value::as_array);
-    for change in changes.into_iter().flatten() {
-        lines.push(format!("  {}", text(change, "key")));
-        lines.push(format!("  - {}", text(change, "from")));
-        lines.push(format!("  + {}", text(change, "to")));
+    if changes.is_some_and(|changes| !changes.is_empty()) {
+        lines.push("  ks-apiserver is restarted if it does not read this while it runs.".into());
     }
-    if flag(report, "scaled") {
-        lines.push("  Deployment ks-apiserver: replicas 0 -> 1".into());
-    }
-    lines.push("  ks-apiserver is restarted if it does not read this while it runs.".into());
     lines
 }
 
@@ -140,11 +165,15 @@ mod tests {
         let report = json!({
             "cluster": "m", "outcome": "Planned", "code": "TokenNotInCache", "evidence": "401: x",
             "changes": [{"key": "a.b", "from": "2h0m0s", "to": "0"}], "scaled": true,
+            "actions": [
+                {"what": "a.b", "from": "2h0m0s", "to": "0"},
+                {"what": "Deployment ks-apiserver, replicas", "from": "0", "to": "1"},
+            ],
         });
         let lines = plan(&report);
         assert_eq!(lines.first().unwrap(), "TokenNotInCache: 401: x");
         assert!(lines.contains(&"  - 2h0m0s".to_owned()) && lines.contains(&"  + 0".to_owned()));
-        assert!(lines.iter().any(|line| line.contains("0 -> 1")));
+        assert!(lines.iter().any(|line| line.contains("restarted if")));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use credentials::{Credentials, CredentialsError, Enrolment, Folder, Store};
+pub use credentials::{Credentials, CredentialsError, Enrolment, Folder, Store, Stored};
 
 use crate::{
     OwnKubernetes,

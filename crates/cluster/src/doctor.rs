@@ -5,13 +5,18 @@
 
 mod checks;
 mod evidence;
+mod expiry;
+mod log;
+mod stages;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use checks::OLDEST;
 pub use checks::examine;
-pub use evidence::{Asked, Evidence, Replicas, Settings, gather};
+pub use evidence::{Asked, Evidence, Read, Replicas, Secret, Settings, gather};
+pub use expiry::Expiry;
 pub use kah_api::access::Severity;
+pub use stages::{Outcome, Stage, stages};
 
 use crate::AccessCode;
 
@@ -33,9 +38,12 @@ pub struct Finding {
     pub remedy: String,
     /// The same as commands, to be run in order against the cluster that each names.
     pub commands: Vec<String>,
-    /// Whether `kah restore-access` may repair it.
+    /// Whether `kah restore-access` may repair it with what the host has.
     #[serde(default)]
     pub repairable: bool,
+    /// The command that may repair it, also where people have to bring something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<String>,
 }
 
 /// The finding for a cause.
@@ -45,6 +53,7 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
     if code == AccessCode::SignatureInvalid && AccessCode::is_about_keys(evidence) {
         return untold(cluster, evidence);
     }
+    let repair = repair(cluster, code, evidence);
     Finding {
         cluster: cluster.to_owned(),
         code,
@@ -55,13 +64,79 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
         commands: remedy
             .commands
             .iter()
-            .map(|command| (*command).to_owned())
+            .map(|command| command.replace("CLUSTER", cluster))
             .collect(),
-        repairable: matches!(
-            code,
-            AccessCode::TokenNotInCache | AccessCode::SignatureInvalid
-        ) || (code == AccessCode::MemberNotReady
-            && evidence.contains("0 of 0 replicas")),
+        repairable: repair.as_ref().is_some_and(|it| !it.contains("--")),
+        repair,
+    }
+}
+
+/// The command that may repair this cause; `None` where only people at the member can.
+fn repair(cluster: &str, code: AccessCode, evidence: &str) -> Option<String> {
+    let command = format!("kah restore-access {cluster}");
+    match code {
+        AccessCode::TokenNotInCache
+        | AccessCode::SignatureInvalid
+        | AccessCode::WrongRole
+        | AccessCode::UserMissing
+        | AccessCode::UserDisabled
+        | AccessCode::CredentialExpiring => Some(command),
+        AccessCode::MemberNotReady => evidence.contains(NO_REPLICAS).then_some(command),
+        // What people have to bring: an authority they know, or a credential.
+        AccessCode::TLSUntrusted => Some(format!("{command} --accept-ca FINGERPRINT")),
+        AccessCode::CredentialRejected => Some(format!("{command} --kubeconfig FILE")),
+        _ => None,
+    }
+}
+
+/// How a Deployment that was stopped is told.
+const NO_REPLICAS: &str = "0 of 0 replicas";
+
+/// What was found about one member: as the host answers, and as reconcilers may keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The Cluster's name.
+    pub cluster: String,
+    /// No finding is an error.
+    pub healthy: bool,
+    /// The cause first, then warnings.
+    pub findings: Vec<Finding>,
+    /// What was looked at, in order, and how it went.
+    pub stages: Vec<Stage>,
+    /// The stages that nothing could be said about.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
+    /// The version of the member's Kubernetes, where it was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<String>,
+    /// The version of its ks-apiserver, where it was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+}
+
+/// Judges what was found out.
+#[must_use]
+pub fn report(evidence: &Evidence) -> Report {
+    let findings = examine(evidence);
+    let stages = stages(evidence, &findings);
+    Report {
+        cluster: evidence.cluster.clone(),
+        healthy: findings
+            .iter()
+            .all(|finding| finding.severity != Severity::Error),
+        unknown: stages
+            .iter()
+            .filter(|stage| stage.outcome == Outcome::Unknown)
+            .map(|stage| stage.name.to_owned())
+            .collect(),
+        findings,
+        stages,
+        kubernetes: match evidence.kubernetes {
+            Asked::Told((major, minor)) => Some(format!("{major}.{minor}")),
+            _ => None,
+        },
+        server: evidence.server.clone(),
     }
 }
 
@@ -77,5 +152,6 @@ fn untold(cluster: &str, evidence: &str) -> Finding {
         remedy: format!("Tell it the keys again with `kah restore-access {cluster}`."),
         commands: vec![format!("kah restore-access {cluster}")],
         repairable: true,
+        repair: Some(format!("kah restore-access {cluster}")),
     }
 }

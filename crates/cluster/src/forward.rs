@@ -141,8 +141,9 @@ impl ForwardError {
     pub fn code(&self) -> Option<AccessCode> {
         match self {
             Self::NotReady { code, .. } => Some(*code),
+            Self::Settings { source, .. } => Some(source.code()),
             // What the host holds for the member cannot be used.
-            Self::Settings { .. } | Self::Unsigned { .. } => Some(AccessCode::ConfigUnreadable),
+            Self::Unsigned { .. } => Some(AccessCode::ConfigUnreadable),
             Self::Proxy { source, .. } => code_of_fault(source.kind()),
             Self::Redirect { .. } => Some(AccessCode::VersionUnsupported),
             Self::Identity { .. } | Self::Path { .. } => None,
@@ -179,9 +180,10 @@ impl ForwardError {
         // Settings and certificates are repaired by people.
         match self.code()? {
             _ if again => Some(Duration::from_secs(5)),
-            AccessCode::ConfigUnreadable | AccessCode::TLSUntrusted | AccessCode::TLSExpired => {
-                Some(Duration::from_secs(60))
-            }
+            AccessCode::ConfigUnreadable
+            | AccessCode::CredentialRejected
+            | AccessCode::TLSUntrusted
+            | AccessCode::TLSExpired => Some(Duration::from_secs(60)),
             _ => None,
         }
     }

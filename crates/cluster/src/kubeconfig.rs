@@ -6,7 +6,9 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kah_net::{Address, ClientCertificate, Credential, Roots, TlsSettings, Verify};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::{AccessCode, doctor::Expiry};
 
 /// A kubeconfig larger than this is not read.
 const LARGEST: usize = 256 * 1024;
@@ -49,6 +51,20 @@ pub enum SettingsError {
     Upstream(String),
 }
 
+impl SettingsError {
+    /// The cause's stable name: with nothing to show there is no credential, and what is there cannot be read.
+    #[must_use]
+    pub fn code(&self) -> AccessCode {
+        match self {
+            Self::Missing | Self::Absent(_) => AccessCode::CredentialRejected,
+            _ => AccessCode::ConfigUnreadable,
+        }
+    }
+}
+
+/// Who we are at a member once the host has minted a credential of its own there.
+pub(crate) const ACCOUNT: &str = "kubeaihub-host";
+
 /// What we take from a kubeconfig.
 #[derive(Debug, Clone)]
 pub struct Kubeconfig {
@@ -58,6 +74,8 @@ pub struct Kubeconfig {
     pub tls: TlsSettings,
     /// The bearer token or password.
     pub credential: Option<Credential>,
+    /// When what it shows ends.
+    pub expiry: Option<Expiry>,
 }
 
 #[derive(Deserialize)]
@@ -182,6 +200,61 @@ impl Kubeconfig {
         Self::build(&cluster.cluster, user)
     }
 
+    /// The same kubeconfig with another authority, or another token in the place of what the user shows. It is written as JSON, which is YAML.
+    ///
+    /// # Errors
+    /// [`SettingsError`] where it cannot be read.
+    pub(crate) fn changed(
+        yaml: &[u8],
+        authority: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<Vec<u8>, SettingsError> {
+        Self::read(yaml)?;
+        let unreadable = || SettingsError::Unreadable("it is not a kubeconfig".into());
+        let text = std::str::from_utf8(yaml).map_err(|_| unreadable())?;
+        let mut file: Value = serde_saphyr::from_str(text).map_err(|_| unreadable())?;
+        let entry = |list: &str, name: &str| {
+            let entries = file.get(list).and_then(Value::as_array)?;
+            entries
+                .iter()
+                .position(|entry| entry.get("name").and_then(Value::as_str) == Some(name))
+        };
+        let current = file
+            .get("current-context")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let context = entry("contexts", current).ok_or(SettingsError::Absent("context"))?;
+        let named = |what: &str| {
+            let name = file.pointer(&format!("/contexts/{context}/context/{what}"));
+            name.and_then(Value::as_str).unwrap_or_default()
+        };
+        let cluster = entry("clusters", named("cluster"));
+        let user = entry("users", named("user"));
+        if let Some(pem) = authority {
+            let at = cluster.ok_or(SettingsError::Absent("cluster of the current context"))?;
+            file["clusters"][at]["cluster"]["certificate-authority-data"] =
+                STANDARD.encode(pem).into();
+        }
+        if let Some(token) = token {
+            let at = user.ok_or(SettingsError::Absent("user of the current context"))?;
+            file["users"][at]["user"] = json!({"token": token});
+        }
+        serde_json::to_vec(&file).map_err(|_| unreadable())
+    }
+
+    /// What it shows, for people: nothing that is secret.
+    pub(crate) fn words(&self) -> String {
+        let what = match (&self.tls.client_certificate, &self.credential) {
+            (Some(_), _) => "a client certificate",
+            (None, Some(_)) => "a token or password",
+            (None, None) => "nothing",
+        };
+        match self.expiry {
+            Some(expiry) => format!("{what}, which ends {}", expiry.ends),
+            None => what.to_owned(),
+        }
+    }
+
     fn build(cluster: &ClusterEntry, user: &UserEntry) -> Result<Self, SettingsError> {
         let server = cluster
             .server
@@ -215,8 +288,24 @@ impl Kubeconfig {
             }
             (None, None) => None,
         };
+        let ours = format!(
+            "system:serviceaccount:{}:{ACCOUNT}",
+            kah_api::seed::NAMESPACE
+        );
+        let of_certificate = client_certificate
+            .as_ref()
+            .and_then(|certificate| Expiry::of_certificate(&certificate.chain));
+        let of_token = user
+            .token
+            .as_deref()
+            .and_then(|token| Expiry::of_token(token, &ours));
+        let expiry = of_certificate
+            .into_iter()
+            .chain(of_token)
+            .min_by_key(|expiry| expiry.ends);
         Ok(Self {
             server,
+            expiry,
             tls: TlsSettings {
                 roots,
                 client_certificate,

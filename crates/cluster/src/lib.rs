@@ -47,6 +47,6 @@ pub use kubeconfig::{Kubeconfig, SettingsError};
 pub use kubernetes::fault_of;
 pub use location::Form;
 pub use member::{Member, Readiness, Route};
-pub use probe::Answer;
+pub use probe::{Answer, Heard};
 pub use refusal::{Origin, code_of_answer, code_of_fault};
 pub use registry::Registry;

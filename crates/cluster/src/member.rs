@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Kubeconfig, SettingsError,
+    doctor::Expiry,
     probe::Proven,
     tunnel::{Target, Tunnels},
 };
@@ -116,14 +117,16 @@ impl Member {
         self.kubernetes.as_ref().map(crate::kubernetes::client)
     }
 
-    /// When the client certificate of the stored kubeconfig ends, where it has one.
+    /// When the stored credential ends, where it has an end: a client certificate, or a service account's token.
+    #[must_use]
+    pub fn credential(&self) -> Option<Expiry> {
+        self.connection.kubeconfig().ok()?.expiry
+    }
+
+    /// When the stored credential ends, where it has an end.
     #[must_use]
     pub fn certificate_ends(&self) -> Option<jiff::Timestamp> {
-        let kubeconfig = self.connection.kubeconfig().ok()?;
-        let chain = kubeconfig.tls.client_certificate?.chain;
-        let (_, pem) = x509_parser::pem::parse_x509_pem(&chain).ok()?;
-        let ends = pem.parse_x509().ok()?.validity().not_after.timestamp();
-        jiff::Timestamp::from_second(ends).ok()
+        self.credential().map(|credential| credential.ends)
     }
 
     /// Whether the other is the same member, reached with the same connection.
@@ -155,8 +158,27 @@ impl Member {
         Self {
             trust,
             identity: identity.to_owned(),
+            // What it proves is nothing about the member as it is.
+            proven: Arc::default(),
             ..self.clone()
         }
+    }
+
+    /// The stored kubeconfig, as it was written.
+    pub(crate) fn stored_yaml(&self) -> Result<Vec<u8>, SettingsError> {
+        self.connection.yaml()
+    }
+
+    /// The stored kubeconfig as it is understood, and where the kube-apiserver is.
+    pub(crate) fn stored(&self) -> Result<(Kubeconfig, Address), SettingsError> {
+        let kubeconfig = self.connection.kubeconfig()?;
+        let address = self.connection.address(&kubeconfig)?;
+        Ok((kubeconfig, address))
+    }
+
+    /// Whether both are reached in the same way.
+    pub(crate) fn has_connection_of(&self, other: &Self) -> bool {
+        self.connection == other.connection
     }
 
     /// Ends at once everything that goes on with it.
@@ -199,14 +221,25 @@ impl Connection {
         self.r#type == "proxy" && self.kubesphere.is_empty()
     }
 
-    fn kubeconfig(&self) -> Result<Kubeconfig, SettingsError> {
+    fn yaml(&self) -> Result<Vec<u8>, SettingsError> {
         if self.kubeconfig.is_empty() {
             return Err(SettingsError::Missing);
         }
-        let yaml = STANDARD
+        STANDARD
             .decode(self.kubeconfig.trim())
-            .map_err(|_| SettingsError::Unreadable("it is not base64".into()))?;
-        Kubeconfig::read(&yaml)
+            .map_err(|_| SettingsError::Unreadable("it is not base64".into()))
+    }
+
+    fn kubeconfig(&self) -> Result<Kubeconfig, SettingsError> {
+        Kubeconfig::read(&self.yaml()?)
+    }
+
+    /// Where the kube-apiserver is: what the Cluster says goes before what the kubeconfig says.
+    fn address(&self, kubeconfig: &Kubeconfig) -> Result<Address, SettingsError> {
+        if self.kubernetes.is_empty() {
+            return Ok(kubeconfig.server.clone());
+        }
+        endpoint("spec.connection.kubernetesAPIEndpoint", &self.kubernetes)
     }
 }
 
@@ -372,14 +405,7 @@ fn kubernetes(
     shared: &Shared,
 ) -> Result<(Upstream, Address), SettingsError> {
     let kubeconfig = connection.kubeconfig()?;
-    let address = if connection.kubernetes.is_empty() {
-        kubeconfig.server
-    } else {
-        endpoint(
-            "spec.connection.kubernetesAPIEndpoint",
-            &connection.kubernetes,
-        )?
-    };
+    let address = connection.address(&kubeconfig)?;
     let mut settings = settings(address.clone(), kubeconfig.tls, shared);
     settings.credential = kubeconfig.credential;
     Ok((upstream(settings)?, address))

@@ -27,7 +27,7 @@ impl Member {
         let asked = async {
             let request = http::Request::new(kah_net::empty());
             let response = self
-                .forward(request, hop)
+                .send(request, hop)
                 .await
                 .map_err(|error| error.evidence())?;
             let status = response.status();

@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, header};
+use jiff::{Timestamp, fmt::rfc2822};
 use tokio::time::Instant;
 
 use crate::{AccessCode, CallerCredential, Form, Hop, Member, MemberRefusal, peek::peek};
@@ -48,6 +49,24 @@ impl Proven {
     }
 }
 
+/// An [`Answer`], and what came with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// Whether the member lets the token in.
+    pub answer: Answer,
+    /// The member's time when it answered, to the second.
+    pub date: Option<Timestamp>,
+}
+
+impl Heard {
+    fn refused(code: Option<AccessCode>, evidence: String) -> Self {
+        Self {
+            answer: Answer::Refused { code, evidence },
+            date: None,
+        }
+    }
+}
+
 impl Member {
     /// Asks for something that needs a login on the member and that every ks-apiserver answers itself. Asks in any case: also a member that is said
     /// not to be ready.
@@ -57,47 +76,61 @@ impl Member {
 
     /// [`Member::probe`] with another time limit.
     pub async fn probe_within(&self, caller: &CallerCredential, limit: Duration) -> Answer {
-        let answer = match tokio::time::timeout(limit, self.asked(caller)).await {
-            Ok(answer) => answer,
-            Err(_) => Answer::Refused {
-                code: Some(AccessCode::MemberUnreachable),
-                evidence: format!("no answer within {limit:?}"),
-            },
+        self.listen_within(caller, limit).await.answer
+    }
+
+    /// As [`Member::probe`], with the member's time.
+    pub async fn listen(&self, caller: &CallerCredential) -> Heard {
+        self.listen_within(caller, ANSWER).await
+    }
+
+    async fn listen_within(&self, caller: &CallerCredential, limit: Duration) -> Heard {
+        let heard = match tokio::time::timeout(limit, self.asked(caller)).await {
+            Ok(heard) => heard,
+            Err(_) => Heard::refused(
+                Some(AccessCode::MemberUnreachable),
+                format!("no answer within {limit:?}"),
+            ),
         };
-        match answer {
+        match heard.answer {
             Answer::Accepted => self.proven.now(),
             Answer::Refused { .. } => self.proven.forget(),
         }
-        answer
+        heard
     }
 
-    async fn asked(&self, caller: &CallerCredential) -> Answer {
+    async fn asked(&self, caller: &CallerCredential) -> Heard {
         let request = http::Request::new(kah_net::empty());
         let response = match self.send(request, hop("/version", caller.clone())).await {
             Ok(response) => response,
-            Err(error) => {
-                return Answer::Refused {
-                    code: error.code(),
-                    evidence: error.evidence(),
-                };
-            }
+            Err(error) => return Heard::refused(error.code(), error.evidence()),
         };
+        let date = date(response.headers());
         let status = response.status();
         let code = response.extensions().get::<MemberRefusal>().map(|it| it.0);
         // Read in any case: a connection whose answer was read serves the next question too.
         let (prefix, _) = peek(response.into_body()).await;
         // A role that is missing is the member's answer to somebody whom it knows.
         if status.is_success() || (status == StatusCode::FORBIDDEN && code.is_none()) {
-            return Answer::Accepted;
+            return Heard {
+                answer: Answer::Accepted,
+                date,
+            };
         }
         let words = serde_json::from_slice::<serde_json::Value>(&prefix)
             .ok()
             .and_then(|value| Some(value.get("message")?.as_str()?.to_owned()))
             .unwrap_or_default();
-        Answer::Refused {
-            code,
-            evidence: format!("{}: {words}", status.as_u16()),
+        Heard {
+            date,
+            ..Heard::refused(code, format!("{}: {words}", status.as_u16()))
         }
+    }
+
+    /// The version that the member's ks-apiserver tells of itself, if it does.
+    pub async fn server_version(&self) -> Option<String> {
+        let version = self.told("/kapis/version").await?;
+        Some(version.get("gitVersion")?.as_str()?.to_owned())
     }
 
     /// What the member's ks-apiserver tells anybody at this path, as JSON; `None` where it does not within a few seconds, or more than is read.
@@ -123,5 +156,32 @@ fn hop(path: &'static str, caller: CallerCredential) -> Hop {
         client: None,
         long_running: false,
         ends: None,
+    }
+}
+
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = headers.get(header::DATE)?.to_str().ok()?;
+    // `GMT` is an offset of RFC 2822, in its obsolete form.
+    rfc2822::parse(text).ok().map(|zoned| zoned.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_answers_are_read() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(date(&headers), None);
+        headers.insert(
+            header::DATE,
+            "Thu, 26 Nov 2026 18:35:48 GMT".parse().unwrap(),
+        );
+        assert_eq!(
+            date(&headers),
+            Some("2026-11-26T18:35:48Z".parse().unwrap())
+        );
+        headers.insert(header::DATE, "yesterday".parse().unwrap());
+        assert_eq!(date(&headers), None);
     }
 }

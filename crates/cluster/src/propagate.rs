@@ -111,15 +111,21 @@ pub enum PropagateError {
 }
 
 impl PropagateError {
-    /// Whether one object was refused for what it is, so that others may well be accepted and trying again at once helps nothing.
+    /// Whether one object was refused, also by a webhook of the member that is broken, so that others may well be accepted.
     #[must_use]
     pub fn is_of_the_object(&self) -> bool {
         match self {
             Self::NotYet { .. } | Self::Foreign { .. } => true,
             Self::Api { source, .. } => matches!(&**source, kube::Error::Api(status)
-                if (400..500).contains(&status.code) && !matches!(status.code, 401 | 408 | 409 | 429)),
+                if !matches!(status.code, 401 | 408 | 429 | 502..=504)),
             _ => false,
         }
+    }
+
+    /// Whether somebody else changed the object meanwhile.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 409))
     }
 }
 

@@ -4,122 +4,32 @@
 //! * The member's `kubesphere.yaml` is either the old text or the new one; the old one is kept beside the new one by the same write, in the same
 //!   ConfigMap, because no other object may hold its secrets.
 //! * Another run finds the state in the Cluster object and finishes or undoes what was begun. Only one run at a time goes on.
+//! * The connection that the host stores is replaced by one that was tried, and that leads to the same cluster, or not at all.
 
+mod authority;
+mod connection;
+mod credential;
+mod error;
 mod member;
 mod plan;
+mod run;
 mod state;
+mod user;
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-use kah_api::{access::Remedy, cluster::Trust};
+use kah_api::cluster::Trust;
 use serde::Serialize;
 
-use crate::{AccessCode, Answer, CallerCredential, Host};
+use crate::{AccessCode, Answer, CallerCredential, Host, Member};
 use member::OnMember;
-use state::Stored;
+use run::{Beside, Run};
 
+pub use credential::{Renewed, renew_credential};
+pub use error::RestoreError;
 pub use plan::{Change, Plan, plan};
+pub use run::Observer;
 pub use state::{ANNOTATION, STALE, State, Step};
-
-/// Why access was not restored.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RestoreError {
-    /// No such Cluster.
-    #[error("clusters.cluster.kubesphere.io {0:?} not found")]
-    Unknown(String),
-    /// The cluster is the host itself.
-    #[error("cluster {0} is the host itself: there is no way to it that could be lost")]
-    IsHost(String),
-    /// The member is a host of other members.
-    #[error(
-        "the cluster acts as a host of its own (multicluster.enable is true): to make it a member is a decision for people"
-    )]
-    ActsAsHost,
-    /// A configuration cannot be read or edited.
-    #[error("read kubesphere.yaml of {of}")]
-    Configuration {
-        /// Whose.
-        of: &'static str,
-        /// What is wrong with it; it quotes no value.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The host signs with nothing.
-    #[error("the host has no jwtSecret that could be given to the member")]
-    NoSecret,
-    /// The member cannot be reached with what the host stores.
-    #[error("reach the member's kube-apiserver: {0}")]
-    Settings(crate::SettingsError),
-    /// A kube-apiserver refused, or was not reached.
-    #[error("{doing}")]
-    Api {
-        /// What was being tried.
-        doing: &'static str,
-        /// Why it failed.
-        #[source]
-        source: Box<kube::Error>,
-    },
-    /// The host's keys could not be published.
-    #[error("tell the member the keys of this host")]
-    Keys(#[source] Box<crate::trust::TrustError>),
-    /// Another run is at it.
-    #[error("access is being restored by {by}, at step {step:?}: wait for it to end")]
-    Busy {
-        /// Who asked for that one.
-        by: String,
-        /// Where it stands.
-        step: Step,
-    },
-    /// It is nothing that a change on the member could cure.
-    #[error("this cannot be repaired from here: {evidence}")]
-    NotRepairable {
-        /// The cause.
-        code: Option<AccessCode>,
-        /// What shows it.
-        evidence: String,
-    },
-    /// The member still refuses; all is as it was.
-    #[error("the member still refuses after the change, so everything was put back: {evidence}")]
-    NotProven {
-        /// The cause.
-        code: Option<AccessCode>,
-        /// What shows it.
-        evidence: String,
-    },
-    /// It did not help, and the old text could not be put back.
-    #[error(
-        "the member still refuses, and somebody else has changed its configuration meanwhile: it was left as it is ({evidence})"
-    )]
-    NotUndone {
-        /// What shows it.
-        evidence: String,
-    },
-    /// The observer ended the run, as a killed process would.
-    #[error("the run was ended at step {0:?}")]
-    Ended(Step),
-}
-
-impl RestoreError {
-    /// The cause of the lost access, where it is known.
-    #[must_use]
-    pub fn code(&self) -> Option<AccessCode> {
-        match self {
-            Self::NotRepairable { code, .. } | Self::NotProven { code, .. } => *code,
-            Self::Configuration {
-                of: "the member", ..
-            } => Some(AccessCode::ConfigUnreadable),
-            _ => None,
-        }
-    }
-
-    /// What a person can do instead.
-    #[must_use]
-    pub fn remedy(&self) -> Option<Remedy> {
-        self.code().map(AccessCode::remedy)
-    }
-}
 
 /// How long each part may take.
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +53,7 @@ impl Default for Patience {
 }
 
 /// What is asked for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// The Cluster's name.
     pub cluster: String,
@@ -155,6 +65,58 @@ pub struct Request {
     pub proof: CallerCredential,
     /// Time limits.
     pub patience: Patience,
+    /// A kubeconfig of the member, YAML, to take the place of the stored one.
+    pub kubeconfig: Option<Vec<u8>>,
+    /// The SHA-256 fingerprint of the member's new authority, as somebody who knows it has given it.
+    pub accept_ca: Option<String>,
+}
+
+impl Request {
+    /// To restore this cluster with what the host has.
+    #[must_use]
+    pub fn new(cluster: &str, by: &str, proof: CallerCredential) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            by: by.to_owned(),
+            dry_run: false,
+            proof,
+            patience: Patience::default(),
+            kubeconfig: None,
+            accept_ca: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request")
+            .field("cluster", &self.cluster)
+            .field("by", &self.by)
+            .field("dry_run", &self.dry_run)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One thing that is done, before and after; secrets as fingerprints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Action {
+    /// What is changed.
+    pub what: String,
+    /// As it is.
+    pub from: String,
+    /// As it will be.
+    pub to: String,
+}
+
+impl Action {
+    fn new(what: &str, from: impl Into<String>, to: impl Into<String>) -> Self {
+        Self {
+            what: what.to_owned(),
+            from: from.into(),
+            to: to.into(),
+        }
+    }
 }
 
 /// What came of it.
@@ -173,12 +135,30 @@ pub struct Report {
     pub evidence: String,
     /// What changes, or has changed, in the member's configuration.
     pub changes: Vec<Change>,
+    /// All that is done, or was.
+    pub actions: Vec<Action>,
     /// Whether the member's Deployment had no replicas and gets one.
     pub scaled: bool,
     /// Whether ks-apiserver was restarted.
     pub restarted: bool,
     /// Whether an earlier run was finished.
     pub resumed: bool,
+}
+
+impl Report {
+    fn nothing_to_do(cluster: &str) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            outcome: Outcome::NothingToDo,
+            code: None,
+            evidence: String::new(),
+            changes: Vec::new(),
+            actions: Vec::new(),
+            scaled: false,
+            restarted: false,
+            resumed: false,
+        }
+    }
 }
 
 /// How it ended.
@@ -192,13 +172,10 @@ pub enum Outcome {
     Restored,
 }
 
-/// Told after every step that was written down; may end the run there.
-pub type Observer<'a> = &'a mut (dyn FnMut(&State) -> ControlFlow<()> + Send);
-
 /// Restores access to one member, or says why that cannot be done.
 ///
 /// # Errors
-/// [`RestoreError`]. Whatever it is, the member holds its old configuration or the new one.
+/// [`RestoreError`]. Whatever it is, the member holds its old configuration or the new one, and the Cluster a connection that led to it.
 pub async fn restore(
     host: &Host,
     request: &Request,
@@ -222,13 +199,51 @@ async fn restore_for(
     trust: Option<Trust>,
     observer: Observer<'_>,
 ) -> Result<Report, RestoreError> {
-    let on_member = OnMember::find(host, request, trust)?;
-    let stored = Stored::of(host, &request.cluster);
-    if let Some(begun) = on_member.begun()
-        && !request.dry_run
+    let name = &request.cluster;
+    let member = host
+        .registry
+        .get(name)
+        .ok_or_else(|| RestoreError::Unknown(name.clone()))?;
+    if member.is_host() {
+        return Err(RestoreError::IsHost(name.clone()));
+    }
+    let connected = connection::mend(host, &member, request).await?;
+    let on_member = OnMember::new(
+        host,
+        request,
+        connected.member.clone(),
+        connected.is_candidate,
+        trust,
+    )?;
+    let ended = on_the_member(host, request, &on_member, observer).await;
+    if connected.is_candidate {
+        connected.member.close();
+    }
+    let mut report = ended?;
+    if !connected.actions.is_empty() && report.outcome == Outcome::NothingToDo {
+        report.outcome = if request.dry_run {
+            Outcome::Planned
+        } else {
+            Outcome::Restored
+        };
+        report.code = connected.code;
+        report.evidence = connected.evidence;
+    }
+    report.actions.splice(0..0, connected.actions);
+    Ok(report)
+}
+
+/// All that is to be done behind the connection.
+async fn on_the_member(
+    host: &Host,
+    request: &Request,
+    on_member: &OnMember<'_>,
+    observer: Observer<'_>,
+) -> Result<Report, RestoreError> {
+    // Where somebody began and did not end, that comes first.
+    if !request.dry_run
+        && let Some(run) = Run::take_over(host, request, on_member).await?
     {
-        // Somebody began and did not end: that comes first.
-        let run = Run::take_over(host, request, &on_member, stored, begun).await?;
         return run.go_on(observer).await;
     }
     let before = on_member.probe().await;
@@ -237,14 +252,12 @@ async fn restore_for(
     {
         // Nothing of its configuration is at fault as long as it does not know the keys by which the host signs.
         let report = Report {
-            cluster: request.cluster.clone(),
             outcome: Outcome::Planned,
             code: *code,
             evidence: evidence.clone(),
+            actions: vec![Action::new(&told.key, &told.from, &told.to)],
             changes: vec![told],
-            scaled: false,
-            restarted: false,
-            resumed: false,
+            ..Report::nothing_to_do(&request.cluster)
         };
         if request.dry_run {
             return Ok(report);
@@ -254,305 +267,91 @@ async fn restore_for(
             return Ok(Report { outcome, ..report });
         }
     }
-    let map = on_member.configuration().await?;
+    let map = match on_member.configuration().await {
+        Ok(map) => map,
+        Err(error) => return Err(authority::explained(on_member.member(), error).await),
+    };
+    // What a member accepts it is left with, but for its role: that does not keep the host out, and is wrong nevertheless.
+    let role = [plan::ROLE_KEY.to_owned()];
+    let only = (before == Answer::Accepted).then_some(role.as_slice());
+    let key = uuid::Uuid::new_v4();
     let plan = on_member
-        .plan(&member::text(&map), uuid::Uuid::new_v4().as_bytes())
+        .plan(&member::text(&map), key.as_bytes(), only)
         .await?;
-    let scaled = on_member.has_no_replicas().await?;
+    let nothing = Report::nothing_to_do(&request.cluster);
     let (code, evidence) = match before {
-        Answer::Accepted => {
-            return Ok(Report {
-                cluster: request.cluster.clone(),
-                outcome: Outcome::NothingToDo,
-                code: None,
-                evidence: String::new(),
-                changes: Vec::new(),
-                scaled: false,
-                restarted: false,
-                resumed: false,
-            });
-        }
+        Answer::Accepted => match plan.changes.first() {
+            None => return Ok(nothing),
+            Some(change) => (
+                Some(change.code),
+                format!("{} is {}", change.key, change.from),
+            ),
+        },
         Answer::Refused { code, evidence } => (code, evidence),
+    };
+    let beside = Beside {
+        scaled: only.is_none() && on_member.has_no_replicas().await?,
+        user: user::at_fault(code, &request.proof),
     };
     // A configuration that is right but was never read: a restart is all that is missing.
     let unread = matches!(
         code,
         Some(AccessCode::TokenNotInCache | AccessCode::SignatureInvalid)
     );
-    if plan.changes.is_empty() && !scaled && !unread {
+    if plan.changes.is_empty() && !beside.scaled && beside.user.is_none() && !unread {
         return Err(RestoreError::NotRepairable { code, evidence });
     }
-    let mut report = Report {
-        cluster: request.cluster.clone(),
+    let report = Report {
         outcome: Outcome::Planned,
         code,
         evidence,
         changes: plan.changes.clone(),
-        scaled,
-        restarted: false,
-        resumed: false,
+        actions: actions(&plan, &beside, unread, code),
+        scaled: beside.scaled,
+        ..nothing
     };
     if request.dry_run {
         return Ok(report);
     }
-    let run = Run::begin(host, request, &on_member, stored, &plan, scaled).await?;
-    run.observe(observer)?;
-    let run = run.change(map, &plan, observer).await?;
-    let done = run.go_on(observer).await?;
-    report.outcome = done.outcome;
-    report.restarted = done.restarted;
-    Ok(report)
+    let run = Run::begin(host, request, on_member, &plan, beside).await?;
+    let done = run.carry_out(map, &plan, observer).await?;
+    Ok(Report {
+        outcome: done.outcome,
+        restarted: done.restarted,
+        ..report
+    })
 }
 
-/// A run that holds the restore of one member.
-struct Run<'a> {
-    host: &'a Host,
-    request: &'a Request,
-    member: &'a OnMember<'a>,
-    stored: Stored,
-    state: State,
-    resumed: bool,
+fn actions(plan: &Plan, beside: &Beside, unread: bool, code: Option<AccessCode>) -> Vec<Action> {
+    let mut actions: Vec<Action> = plan
+        .changes
+        .iter()
+        .map(|change| Action::new(&change.key, &change.from, &change.to))
+        .collect();
+    if beside.scaled {
+        actions.push(Action::new("Deployment ks-apiserver, replicas", "0", "1"));
+    }
+    if let Some(user) = &beside.user {
+        let is = match code {
+            Some(AccessCode::UserDisabled) => "disabled",
+            _ => "missing",
+        };
+        let what = format!("User {user} with its roles");
+        actions.push(Action::new(&what, is, "as on the host"));
+    }
+    if unread && plan.changes.is_empty() {
+        let is = "runs with an older configuration";
+        actions.push(Action::new("Deployment ks-apiserver", is, "restarted"));
+    }
+    actions
 }
 
-impl<'a> Run<'a> {
-    async fn begin(
-        host: &'a Host,
-        request: &'a Request,
-        member: &'a OnMember<'a>,
-        stored: Stored,
-        plan: &Plan,
-        scaled: bool,
-    ) -> Result<Self, RestoreError> {
-        let now = host.clock.now();
-        let fresh = State {
-            id: uuid::Uuid::new_v4().to_string(),
-            by: request.by.clone(),
-            holder: uuid::Uuid::new_v4().to_string(),
-            renewed: now,
-            step: Step::Planned,
-            restart: now,
-            keys: plan
-                .changes
-                .iter()
-                .map(|change| change.key.clone())
-                .collect(),
-            scaled,
-            restarted: false,
-        };
-        let next = |found: Option<State>| match found {
-            Some(found) if !found.step.is_last() => Err(busy(&found)),
-            _ => Ok(fresh.clone()),
-        };
-        Self::hold(host, request, member, stored, false, next).await
-    }
-
-    /// Goes on with what another run left. One that still writes is left alone.
-    async fn take_over(
-        host: &'a Host,
-        request: &'a Request,
-        member: &'a OnMember<'a>,
-        stored: Stored,
-        begun: State,
-    ) -> Result<Self, RestoreError> {
-        let now = host.clock.now();
-        let holder = uuid::Uuid::new_v4().to_string();
-        let next = |found: Option<State>| {
-            let found = found.unwrap_or_else(|| begun.clone());
-            if now.duration_since(found.renewed) < STALE || found.step.is_last() {
-                return Err(busy(&found));
-            }
-            Ok(State {
-                holder: holder.clone(),
-                renewed: now,
-                ..found
-            })
-        };
-        Self::hold(host, request, member, stored, true, next).await
-    }
-
-    async fn hold(
-        host: &'a Host,
-        request: &'a Request,
-        member: &'a OnMember<'a>,
-        stored: Stored,
-        resumed: bool,
-        next: impl FnMut(Option<State>) -> Result<State, RestoreError>,
-    ) -> Result<Self, RestoreError> {
-        Ok(Self {
-            host,
-            request,
-            member,
-            state: stored.change(next).await?,
-            stored,
-            resumed,
-        })
-    }
-
-    fn observe(
-        &self,
-        observer: &mut (dyn FnMut(&State) -> ControlFlow<()> + Send),
-    ) -> Result<(), RestoreError> {
-        match observer(&self.state) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(RestoreError::Ended(self.state.step)),
-        }
-    }
-
-    /// Writes down where we stand; fails if another run holds it by now.
-    async fn keep(&mut self, change: impl Fn(&mut State)) -> Result<(), RestoreError> {
-        let holder = self.state.holder.clone();
-        let now: Timestamp = self.host.clock.now();
-        self.state = self
-            .stored
-            .change(|found| match found {
-                Some(mut found) if found.holder == holder => {
-                    found.renewed = now;
-                    change(&mut found);
-                    Ok(found)
-                }
-                Some(other) => Err(busy(&other)),
-                None => Err(RestoreError::Unknown(self.request.cluster.clone())),
-            })
-            .await?;
-        Ok(())
-    }
-
-    /// The one write that changes the member's configuration.
-    async fn change(
-        mut self,
-        map: k8s_openapi::api::core::v1::ConfigMap,
-        plan: &Plan,
-        observer: &mut (dyn FnMut(&State) -> ControlFlow<()> + Send),
-    ) -> Result<Self, RestoreError> {
-        if !plan.changes.is_empty()
-            && let Err(error) = self.member.write(map, plan, &self.state.id).await
-        {
-            // Nothing was changed: the next one begins anew.
-            self.keep(|state| state.step = Step::Undone).await?;
-            return Err(error);
-        }
-        self.observe(observer)?;
-        if self.state.scaled {
-            self.member.scale(1).await?;
-        }
-        self.keep(|state| state.step = Step::Changed).await?;
-        self.observe(observer)?;
-        Ok(self)
-    }
-
-    /// From whatever step was reached to the end.
-    async fn go_on(
-        mut self,
-        observer: &mut (dyn FnMut(&State) -> ControlFlow<()> + Send),
-    ) -> Result<Report, RestoreError> {
-        if self.state.step == Step::Planned {
-            // Cut off before or just after the write. The write carries our mark, so it can be told.
-            let map = self.member.configuration().await?;
-            if member::is_marked(&map, &self.state.id) || self.state.keys.is_empty() {
-                if self.state.scaled {
-                    self.member.scale(1).await?;
-                }
-                self.keep(|state| state.step = Step::Changed).await?;
-            } else {
-                let plan = self
-                    .member
-                    .plan(&member::text(&map), uuid::Uuid::new_v4().as_bytes())
-                    .await?;
-                self = self.change(map, &plan, observer).await?;
-            }
-            self.observe(observer)?;
-        }
-        let mut last = None;
-        if self.state.step == Step::Changed {
-            last = self.prove(self.request.patience.live).await?;
-            if last.is_some() {
-                self.member.restart(self.state.restart).await?;
-                self.observe(observer)?;
-                self.keep(|state| {
-                    state.step = Step::Restarted;
-                    state.restarted = true;
-                })
-                .await?;
-                self.observe(observer)?;
-            }
-        }
-        if self.state.step == Step::Restarted {
-            last = self.prove(self.request.patience.restarted).await?;
-        }
-        if self.state.step == Step::Undoing {
-            let evidence = "an earlier run found that it did not help".to_owned();
-            last = Some((None, evidence));
-        }
-        let Some((code, evidence)) = last else {
-            self.keep(|state| state.step = Step::Restored).await?;
-            self.observe(observer)?;
-            return Ok(Report {
-                cluster: self.request.cluster.clone(),
-                outcome: Outcome::Restored,
-                code: None,
-                evidence: String::new(),
-                changes: Vec::new(),
-                scaled: self.state.scaled,
-                restarted: self.state.restarted,
-                resumed: self.resumed,
-            });
-        };
-        if self.state.step != Step::Undoing {
-            self.keep(|state| state.step = Step::Undoing).await?;
-            self.observe(observer)?;
-        }
-        let back = self.member.put_back(&self.state.id).await?;
-        self.observe(observer)?;
-        if self.state.scaled {
-            self.member.scale(0).await?;
-        } else if self.state.restarted && back {
-            // What runs now has read the new text.
-            let again = self
-                .state
-                .restart
-                .saturating_add(jiff::SignedDuration::from_secs(1))
-                .unwrap_or(self.state.restart);
-            self.member.restart(again).await?;
-        }
-        self.keep(|state| state.step = Step::Undone).await?;
-        self.observe(observer)?;
-        if !back && !self.state.keys.is_empty() {
-            return Err(RestoreError::NotUndone { evidence });
-        }
-        Err(RestoreError::NotProven { code, evidence })
-    }
-
-    /// Asks until the member accepts; what it last said if it does not in this time.
-    async fn prove(
-        &mut self,
-        within: Duration,
-    ) -> Result<Option<(Option<AccessCode>, String)>, RestoreError> {
-        let deadline = tokio::time::Instant::now() + within;
-        let mut renew = tokio::time::Instant::now() + RENEW;
-        loop {
-            let (code, evidence) = match self.member.probe().await {
-                Answer::Accepted => return Ok(None),
-                Answer::Refused { code, evidence } => (code, evidence),
-            };
-            let now = tokio::time::Instant::now();
-            if now >= deadline {
-                return Ok(Some((code, evidence)));
-            }
-            if now >= renew {
-                self.keep(|_| {}).await?;
-                renew = now + RENEW;
-            }
-            tokio::time::sleep(self.request.patience.look).await;
-        }
-    }
-}
-
-/// Between two signs of life of a run, well under [`STALE`].
-const RENEW: Duration = Duration::from_secs(4);
-
-fn busy(state: &State) -> RestoreError {
-    RestoreError::Busy {
-        by: state.by.clone(),
-        step: state.step,
-    }
+/// The member behind its connection, as it is or will be.
+struct Connected {
+    member: Arc<Member>,
+    /// It is tried only: the Cluster object does not say so.
+    is_candidate: bool,
+    actions: Vec<Action>,
+    code: Option<AccessCode>,
+    evidence: String,
 }

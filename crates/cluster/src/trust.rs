@@ -232,7 +232,7 @@ pub struct Report {
     pub restarted: bool,
 }
 
-/// Moves a member to a trust, while requests go on. Asked for what is already so, it sees to it that it really is.
+/// Moves a member to a trust, while requests go on. A member that is federated already is told the keys again.
 ///
 /// # Errors
 /// [`TrustError`]; the member is known to accept what it accepted before then.
@@ -453,6 +453,8 @@ async fn to_shared_secret(
             by: request.by.clone(),
             dry_run: false,
             proof: request.proof.clone(),
+            kubeconfig: None,
+            accept_ca: None,
             patience: request.patience.restore,
         };
         let mut observer = |_: &restore::State| std::ops::ControlFlow::Continue(());

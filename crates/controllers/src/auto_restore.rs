@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use kah_api::cluster::Cluster;
 use kah_cluster::{
     AccessCode, Host, clusters, doctor,
-    restore::{self, Outcome, Patience, RestoreError, STALE, State},
+    restore::{self, Outcome, RestoreError, STALE, State},
     with_causes,
 };
 use kube::{
@@ -25,13 +25,15 @@ use crate::{
     cluster::{News, status::HOST_ACCESS, tell_event},
 };
 
-/// The annotation that holds the tries of the last hour.
+/// The annotation that holds the tries of the last day.
 pub const ANNOTATION: &str = "hub.kubeaihub.io/auto-restore";
 /// Who asks, as the state of a restore tells it.
 pub const BY: &str = "controller";
 /// Tries within [`WINDOW`] at most.
 const MOST: usize = 3;
 const WINDOW: SignedDuration = SignedDuration::from_hours(1);
+/// How long tries are remembered.
+const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// Between the first try and the second, and so on.
 const PAUSES: [SignedDuration; MOST - 1] =
     [SignedDuration::from_mins(1), SignedDuration::from_mins(5)];
@@ -51,7 +53,7 @@ struct Case {
     leaving: bool,
     /// `spec.autoRestore`
     wanted: bool,
-    /// The cause of lost access, if a restore may repair it.
+    /// The cause of lost access, or of losing it soon, if a restore may repair it.
     repairable: Option<AccessCode>,
     /// A restore that has not ended.
     begun: Option<State>,
@@ -82,8 +84,13 @@ fn decide(case: &Case, now: Timestamp) -> Next {
     let (true, Some(code)) = (case.wanted, case.repairable) else {
         return Next::Wait(None);
     };
-    let recent = recent(&case.tries, now);
+    let last = recent(&case.tries, now, DAY).pop();
+    let recent = recent(&case.tries, now, WINDOW);
     let free = match recent.as_slice() {
+        // There are weeks left for it, and what cannot be renewed today cannot be in an hour.
+        _ if code == AccessCode::CredentialExpiring => {
+            last.and_then(|last| last.checked_add(DAY).ok())
+        }
         [] => None,
         [first, ..] if recent.len() >= MOST => first.checked_add(WINDOW).ok(),
         [.., last] => PAUSES
@@ -96,8 +103,8 @@ fn decide(case: &Case, now: Timestamp) -> Next {
     }
 }
 
-fn recent(tries: &[Timestamp], now: Timestamp) -> Vec<Timestamp> {
-    let is_recent = |at: &&Timestamp| now.duration_since(**at) < WINDOW;
+fn recent(tries: &[Timestamp], now: Timestamp, window: SignedDuration) -> Vec<Timestamp> {
+    let is_recent = |at: &&Timestamp| now.duration_since(**at) < window;
     let mut recent: Vec<Timestamp> = tries.iter().filter(is_recent).copied().collect();
     recent.sort_unstable();
     recent
@@ -112,8 +119,10 @@ impl Case {
         let repairable = read.as_ref().and_then(|cluster| {
             let access = cluster.condition(HOST_ACCESS)?;
             let code: AccessCode = access.reason.parse().ok()?;
-            let repairable = doctor::finding(name, code, &access.message).repairable;
-            (access.status == "False" && repairable).then_some(code)
+            // Where people have to bring something (a fingerprint, a kubeconfig), nothing can be done without them.
+            let repair = doctor::finding(name, code, &access.message).repair?;
+            let alone = repair == format!("kah restore-access {name}");
+            alone.then_some(code)
         });
         let begun = annotation(restore::ANNOTATION)
             .and_then(|text| serde_json::from_str::<State>(text).ok())
@@ -217,13 +226,7 @@ async fn attempt(
             format!("Restoring access because of {code}: try {number} of {MOST} within an hour.");
         tell(false, "RestoringAccess", message).await;
     }
-    let request = restore::Request {
-        cluster: name.to_owned(),
-        by: BY.to_owned(),
-        dry_run: false,
-        proof,
-        patience: Patience::default(),
-    };
+    let request = restore::Request::new(name, BY, proof);
     let mut observer = |state: &State| {
         tracing::info!(cluster = name, step = ?state.step, keys = ?state.keys, "restore access");
         ControlFlow::Continue(())
@@ -273,9 +276,9 @@ async fn write_down(
     seen: &DynamicObject,
 ) -> Result<Option<usize>, kube::Error> {
     let now = host.clock.now();
-    let mut tries = recent(&Case::of(name, seen).tries, now);
+    let mut tries = recent(&Case::of(name, seen).tries, now, DAY);
     tries.push(now);
-    let number = tries.len();
+    let number = recent(&tries, now, WINDOW).len();
     let text = serde_json::to_string(&Tries { tries }).map_err(kube::Error::SerdeError)?;
     let patch = json!({"metadata": {
         "resourceVersion": seen.metadata.resource_version,
@@ -312,6 +315,7 @@ mod tests {
             restart: at(0),
             keys: Vec::new(),
             scaled: false,
+            user: None,
             restarted: false,
         })
     }
@@ -388,13 +392,22 @@ mod tests {
                 Next::Repair(CODE),
             ),
             (
+                "weeks are left to renew",
+                Case {
+                    repairable: Some(AccessCode::CredentialExpiring),
+                    ..tried(&[0])
+                },
+                2 * hour,
+                Next::Wait(Some(at(24 * hour))),
+            ),
+            (
                 "somebody is at it",
                 Case {
                     begun: begun(0),
                     ..lost.clone()
                 },
-                14,
-                Next::Wait(Some(at(15))),
+                4,
+                Next::Wait(Some(at(5))),
             ),
             (
                 "somebody has left it",
@@ -403,7 +416,7 @@ mod tests {
                     wanted: false,
                     ..Case::default()
                 },
-                15,
+                5,
                 Next::Resume,
             ),
         ] {
@@ -434,7 +447,13 @@ mod tests {
                 Some(AccessCode::SignatureInvalid),
             ),
             (object(true, "True", "Accepted", ""), true, None),
+            (
+                object(true, "True", "WrongRole", ""),
+                true,
+                Some(AccessCode::WrongRole),
+            ),
             (object(true, "False", "ClockSkew", ""), true, None),
+            (object(true, "False", "TLSUntrusted", ""), true, None),
             (
                 object(
                     true,

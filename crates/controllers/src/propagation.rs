@@ -27,8 +27,8 @@ use sources::Sources;
 pub struct Pace {
     /// Between two looks at everything a member holds, before it is spread. Drift is seen within it.
     pub look: Duration,
-    /// After a look that took long, the next is at least this many times as long away: members with very many objects are not read all the time.
-    pub rest: u32,
+    /// For each object that a look has read, the next is at least this far away: members with very many objects are not read all the time.
+    pub rest: Duration,
     /// The first looks are spread over this time.
     pub stagger: Duration,
     /// Pauses while a member cannot be reached.
@@ -41,7 +41,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             look: Duration::from_secs(20),
-            rest: 20,
+            rest: Duration::from_millis(2),
             stagger: Duration::from_secs(1),
             retry: Retry {
                 first: Duration::from_millis(500),

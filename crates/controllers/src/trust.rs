@@ -9,7 +9,7 @@ use kah_cluster::{
     Host,
     trust::{
         TrustError, keys,
-        rotation::{MemberKeys, Pace, Step, Told, next_step},
+        rotation::{MemberKeys, Memory, Pace, Step, Told, next_step},
         survey, tell, withdraw_ended,
     },
     with_causes,
@@ -30,8 +30,10 @@ pub async fn run(host: Host, stop: CancellationToken) {
 /// The same at another pace.
 pub async fn run_at(host: Host, pace: Pace, stop: CancellationToken) {
     let mut changes = host.registry.signer().changes();
+    let mut seen = Seen::default();
     loop {
-        let Some(again) = stop.run_until_cancelled(round(&host, &pace)).await else {
+        let round = round(&host, &pace, &mut seen);
+        let Some(again) = stop.run_until_cancelled(round).await else {
             return;
         };
         tokio::select! {
@@ -43,8 +45,16 @@ pub async fn run_at(host: Host, pace: Pace, stop: CancellationToken) {
     }
 }
 
+/// What is remembered from round to round; without it a rotation only takes a little longer.
+#[derive(Default)]
+struct Seen {
+    memory: Memory,
+    /// Who kept the next key from signing when somebody looked last.
+    refusing: Vec<String>,
+}
+
 /// Looks, acts, and says when to look again.
-async fn round(host: &Host, pace: &Pace) -> SignedDuration {
+async fn round(host: &Host, pace: &Pace, seen: &mut Seen) -> SignedDuration {
     for member in host.registry.members() {
         if let Err(error) = withdraw_ended(host, &member).await {
             tracing::info!(
@@ -55,11 +65,12 @@ async fn round(host: &Host, pace: &Pace) -> SignedDuration {
         }
     }
     for _ in 0..STEPS {
-        match tokio::time::timeout(STEP_WITHIN, step(host, pace)).await {
-            Ok(Ok(Step::Wait(refusing))) => {
-                if !refusing.is_empty() {
-                    tracing::info!(?refusing, "members do not accept the next key yet");
+        match tokio::time::timeout(STEP_WITHIN, step(host, pace, &mut seen.memory)).await {
+            Ok(Ok(Step::Wait(now))) => {
+                if !now.is_empty() && now != seen.refusing {
+                    tracing::warn!(members = ?now, "members do not accept the next key yet");
                 }
+                seen.refusing = now;
                 return pace.look;
             }
             Ok(Ok(Step::Rest)) => return rest(host, pace),
@@ -90,11 +101,12 @@ fn rest(host: &Host, pace: &Pace) -> SignedDuration {
 }
 
 /// Decides and does one step.
-async fn step(host: &Host, pace: &Pace) -> Result<Step, TrustError> {
+async fn step(host: &Host, pace: &Pace, memory: &mut Memory) -> Result<Step, TrustError> {
     let mut members: Vec<MemberKeys> = survey(host).await.into_iter().map(|one| one.keys).collect();
     let keys = host.registry.signer().keys();
     let records: Vec<KeyRecord> = keys.map_or_else(Vec::new, |(_, keys)| keys.records().to_vec());
     let now = host.clock.now();
+    memory.fill_in(&mut members, now, pace.grace);
     loop {
         let step = next_step(&records, now, &members, pace);
         match &step {

@@ -294,7 +294,8 @@ impl Inner {
     /// Authorisation, by the roles of this cluster.
     async fn authorized(&self, arrived: Arrived) -> Response {
         // A member tells everyone which keys it trusts: a host must learn it before it can show who it is.
-        let open = !arrived.settings.multicluster && routes::is_trust(&arrived.target);
+        let open = !arrived.settings.multicluster
+            && routes::is_trust(&arrived.parts.method, &arrived.target);
         if !open && let Err(reason) = self.callers.authorize(&arrived.caller, &arrived.target) {
             let status = Status::forbidden(&arrived.caller.name, &arrived.target, &reason);
             return arrived.refuse(&status);

@@ -212,8 +212,8 @@ pub const ROUTES: &[Route] = &[
 const TRUST: &str = "/kapis/hub.kubeaihub.io/v1/trust";
 
 /// Whether this asks for that, of this server itself.
-pub(crate) fn is_trust(target: &Target) -> bool {
-    target.verb == "get" && target.cluster.is_none() && target.path == TRUST
+pub(crate) fn is_trust(method: &Method, target: &Target) -> bool {
+    method == Method::GET && target.cluster.is_none() && target.path == TRUST
 }
 
 /// What answers a request, and the names in its path, in the order of the pattern's braces.

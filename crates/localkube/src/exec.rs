@@ -13,20 +13,20 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
-use http::{HeaderValue, Response, StatusCode, header};
+use http::Response;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connect::{Body, Connect, full, refuse};
+use crate::connect::{Body, Connect, refuse};
 use crate::status::ApiError;
+use crate::websocket::{self, Handshake};
 use root::Root;
 use shell::{Shell, Stream};
 use terminal::{INTERRUPT, Input};
@@ -40,7 +40,6 @@ const ERROR: u8 = 3;
 const CLOSE: u8 = 255;
 /// Messages that wait in either direction.
 const QUEUE: usize = 16;
-const LARGEST: usize = 1 << 20;
 
 /// Where commands run.
 pub struct Target {
@@ -72,15 +71,7 @@ fn start(target: Target, connect: Connect) -> Result<Response<Body>, ApiError> {
     let mut request = connect.request;
     let query = request.uri().query().unwrap_or_default().to_owned();
     let session = session(&query)?;
-    let value = |name: header::HeaderName| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let protocol = value(header::UPGRADE).to_ascii_lowercase();
+    let protocol = websocket::value(request.headers(), "upgrade").to_ascii_lowercase();
     if protocol.contains("spdy") {
         return Err(ApiError::bad_request(
             "localkube speaks websocket for exec, not SPDY/3.1: use kubectl 1.30 or newer",
@@ -89,25 +80,10 @@ fn start(target: Target, connect: Connect) -> Result<Response<Body>, ApiError> {
     if protocol != "websocket" {
         return Err(ApiError::bad_request("Upgrade request required"));
     }
-    let offered = value(header::SEC_WEBSOCKET_PROTOCOL);
-    let chosen = PROTOCOLS
-        .into_iter()
-        .find(|known| offered.split(',').any(|name| name.trim() == *known))
-        .ok_or_else(|| {
-            let known = PROTOCOLS.join(", ");
-            ApiError::bad_request(format!(
-                "none of the offered subprotocols is known: use one of {known}"
-            ))
-        })?;
-    let key = value(header::SEC_WEBSOCKET_KEY);
-    if key.is_empty() {
-        return Err(ApiError::bad_request("Sec-WebSocket-Key is missing"));
-    }
+    let handshake = Handshake::read(request.headers(), &PROTOCOLS)?;
     let root = Root::open(&target.root)
         .map_err(|error| ApiError::internal(format!("open the pod's folder: {error}")))?;
     let upgrade = hyper::upgrade::on(&mut request);
-    let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()))
-        .map_err(|error| ApiError::internal(error.to_string()))?;
     target.tasks.clone().spawn(async move {
         let upgraded = tokio::select! {
             () = target.stopped.cancelled() => return,
@@ -119,26 +95,13 @@ fn start(target: Target, connect: Connect) -> Result<Response<Body>, ApiError> {
                 }
             },
         };
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(LARGEST))
-            .max_frame_size(Some(LARGEST));
-        let socket = WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(config)).await;
+        let socket = websocket::open(upgraded).await;
         tokio::select! {
             () = target.stopped.cancelled() => {}
             () = serve(socket, root, target.variables, session) => {}
         }
     });
-    let mut response = Response::new(full(Bytes::new()));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    headers.insert(
-        header::SEC_WEBSOCKET_PROTOCOL,
-        HeaderValue::from_static(chosen),
-    );
-    Ok(response)
+    Ok(handshake.response())
 }
 
 fn session(query: &str) -> Result<Session, ApiError> {

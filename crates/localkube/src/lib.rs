@@ -4,6 +4,7 @@
 //! The room knows nothing of the product: schemas, CRDs and the image that counts as "our own" are
 //! passed in. Its judges are kubectl, kube-rs and the same requests sent to a real kube-apiserver.
 
+mod apply;
 pub mod authentication;
 pub mod authority;
 pub mod builtin;
@@ -19,6 +20,7 @@ pub mod node;
 pub mod node_port;
 pub mod openapi;
 pub mod patch;
+pub mod port_forward;
 pub mod proxy;
 pub mod rbac;
 pub mod recorder;
@@ -32,5 +34,6 @@ pub mod service_account;
 pub mod status;
 pub mod store;
 pub mod table;
+mod websocket;
 
 pub use cluster::{Cluster, Error, Options};

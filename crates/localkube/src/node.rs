@@ -349,6 +349,9 @@ impl Connector for Node {
             match (connect.resource.as_str(), connect.subresource.as_str()) {
                 ("pods", "log") => logs::answer(&node, &connect),
                 ("pods", "exec") => crate::exec::answer(exec_target(&node, &connect), connect),
+                ("pods", "portforward") => {
+                    crate::port_forward::answer(forward_target(&node, &connect), connect)
+                }
                 ("pods" | "services", "proxy") => node.proxy.answer(connect).await,
                 (_, subresource) => refuse(&ApiError::new(
                     501,
@@ -400,6 +403,41 @@ fn exec_target(node: &Inner, connect: &Connect) -> Result<crate::exec::Target, A
     Ok(crate::exec::Target {
         root: handle.live.root.clone(),
         variables: variables.unwrap_or_default(),
+        stopped: node.shutdown.clone(),
+        tasks: node.tasks.clone(),
+    })
+}
+
+/// Where port-forwarding to a Pod leads: its own address.
+fn forward_target(
+    node: &Inner,
+    connect: &Connect,
+) -> Result<crate::port_forward::Target, ApiError> {
+    let pod: Pod = serde_json::from_value(connect.object.clone())
+        .map_err(|error| ApiError::internal(error.to_string()))?;
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    if !containers.into_iter().any(|one| pod::is_local(node, one)) {
+        return Err(ApiError::bad_request(format!(
+            "pod {} is simulated by localkube: no process stands behind it to connect to",
+            connect.name
+        )));
+    }
+    let status = pod.status.unwrap_or_default();
+    let ip: Option<std::net::IpAddr> = status.pod_ip.and_then(|ip| ip.parse().ok());
+    let (Some("Running"), Some(ip)) = (status.phase.as_deref(), ip) else {
+        return Err(ApiError::internal(format!(
+            "unable to upgrade connection: pod {} is not running",
+            connect.name
+        )));
+    };
+    Ok(crate::port_forward::Target {
+        pod: crate::port_forward::Pod {
+            name: connect.name.clone(),
+            uid: pod.metadata.uid.unwrap_or_default(),
+            resolve: Arc::new(move |port| {
+                Box::pin(std::future::ready(Ok(std::net::SocketAddr::new(ip, port))))
+            }),
+        },
         stopped: node.shutdown.clone(),
         tasks: node.tasks.clone(),
     })

@@ -2,10 +2,13 @@
 
 mod components;
 mod enums;
+mod list_rules;
 pub(crate) mod patch_rules;
 mod paths;
 mod shape;
 mod types;
+
+pub(crate) use shape::ANYTHING;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,8 +23,8 @@ use crate::kind::Kind;
 #[derive(Default)]
 pub struct Documents {
     built: Mutex<HashMap<(String, String), Built>>,
-    /// Schemas of built-in kinds by group and kind, with the component name of the kind.
-    shapes: Mutex<HashMap<(String, String), (String, Schemas)>>,
+    /// Schemas by group, version and kind.
+    shapes: Mutex<HashMap<(String, String, String), Shape>>,
 }
 
 struct Built {
@@ -32,6 +35,17 @@ struct Built {
 }
 
 type Schemas = Arc<Map<String, Value>>;
+
+/// How many kinds' schemas are kept; definitions come and go, and what went is forgotten with the rest.
+const MOST_SHAPES: usize = 512;
+
+/// The schemas of one kind, with the component name of the kind itself.
+struct Shape {
+    name: String,
+    schemas: Schemas,
+    /// What the schema of a custom kind was built from: it is stale when the kind has another one.
+    source: Option<Arc<crate::schema::Schema>>,
+}
 
 impl Documents {
     /// `GET /openapi/v3`.
@@ -96,20 +110,34 @@ impl Documents {
         if kind.schema.is_some() {
             return Ok(Vec::new());
         }
-        let key = (kind.group.clone(), kind.kind.clone());
-        let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
-        let (name, schemas) = match shapes.get(&key) {
-            Some((name, schemas)) => (name.clone(), Arc::clone(schemas)),
-            None => {
-                let components = components::components(&[&Arc::new(kind.clone())]);
-                let name = components.names.into_iter().next().unwrap_or_default();
-                let schemas = Arc::new(components.schemas);
-                shapes.insert(key, (name.clone(), Arc::clone(&schemas)));
-                (name, schemas)
-            }
-        };
-        drop(shapes);
+        let (name, schemas) = self.schemas_of(kind);
         shape::shape(&schemas, &name, object)
+    }
+
+    /// The schemas that describe a kind, and the name of its own among them.
+    pub(crate) fn schemas_of(&self, kind: &Kind) -> (String, Arc<Map<String, Value>>) {
+        let key = (kind.group.clone(), kind.version.clone(), kind.kind.clone());
+        let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = |shape: &&Shape| match (&shape.source, &kind.schema) {
+            (None, None) => true,
+            (Some(built), Some(schema)) => Arc::ptr_eq(built, schema),
+            _ => false,
+        };
+        if let Some(shape) = shapes.get(&key).filter(fresh) {
+            return (shape.name.clone(), Arc::clone(&shape.schemas));
+        }
+        let components = components::components(&[&Arc::new(kind.clone())]);
+        let shape = Shape {
+            name: components.names.into_iter().next().unwrap_or_default(),
+            schemas: Arc::new(components.schemas),
+            source: kind.schema.clone(),
+        };
+        let found = (shape.name.clone(), Arc::clone(&shape.schemas));
+        if shapes.len() >= MOST_SHAPES {
+            shapes.clear();
+        }
+        shapes.insert(key, shape);
+        found
     }
 
     /// A text that changes when the document does. Documents of built-in kinds change with the program

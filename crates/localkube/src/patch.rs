@@ -10,6 +10,8 @@ mod json;
 mod strategic;
 mod table;
 
+pub(crate) use strategic::go_text;
+
 /// How a patch is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PatchType {
@@ -19,7 +21,7 @@ pub enum PatchType {
     Merge,
     /// `application/strategic-merge-patch+json`
     Strategic,
-    /// `application/apply-patch+yaml`: server-side apply, not served yet.
+    /// `application/apply-patch+yaml`: server-side apply, which [`crate::apply`] does.
     Apply,
 }
 

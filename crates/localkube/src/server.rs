@@ -2,6 +2,7 @@
 
 mod admission;
 mod answer;
+mod apply;
 mod body;
 mod context;
 mod delete;
@@ -238,6 +239,7 @@ impl Api {
         // Impersonation is judged by the policy, so that must be of now.
         let policy = self.policy();
         let (parts, body) = request.into_parts();
+        let in_process = parts.extensions.get::<User>().is_some();
         let user = match parts.extensions.get::<User>() {
             Some(user) => user.clone(),
             None => self.authenticator().authenticate(&parts)?,
@@ -280,6 +282,7 @@ impl Api {
             form,
             kind,
             user,
+            in_process,
             headers: request.headers().clone(),
             target,
             query,
@@ -336,6 +339,11 @@ impl Api {
                 let object = body::parse(&context.headers, &bytes, &context.kind.kind)?;
                 let object = self.replace(context, object, write::Part::Main).await?;
                 Ok(context.object(StatusCode::OK, object))
+            }
+            "patch" if context.applies() => {
+                let bytes = body::collect(request.into_body()).await?;
+                let (code, object) = self.apply(context, &bytes, write::Part::Main).await?;
+                Ok(context.object(code, object))
             }
             "patch" => {
                 let bytes = body::collect(request.into_body()).await?;

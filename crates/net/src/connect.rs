@@ -128,7 +128,7 @@ impl Connector {
             let (stream, http2) = self.handshake(stream).await?;
             return Ok(Wire::new(Stream::Dialled(Box::new(stream)), http2, &self));
         }
-        let tcp = limited(self.limits.connect, &self.name, self.tcp()).await?;
+        let tcp = self.tcp_within().await?;
         if self.tls.is_none() {
             return Ok(Wire::new(Stream::Plain(tcp), false, &self));
         }
@@ -137,7 +137,7 @@ impl Connector {
     }
 
     /// TLS, and whether HTTP/2 was chosen.
-    async fn handshake<S: Duplex>(
+    pub(crate) async fn handshake<S: Duplex>(
         &self,
         stream: S,
     ) -> Result<(tokio_rustls::client::TlsStream<S>, bool), ProxyError> {
@@ -161,6 +161,11 @@ impl Connector {
         let stream = limited(self.limits.handshake, &self.name, handshake).await?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok((stream, http2))
+    }
+
+    /// A TCP connection, within its time.
+    pub(crate) async fn tcp_within(&self) -> Result<TcpStream, ProxyError> {
+        limited(self.limits.connect, &self.name, self.tcp()).await
     }
 
     async fn tcp(&self) -> Result<TcpStream, ProxyError> {

@@ -234,6 +234,8 @@ pub(crate) fn tls_kind(error: &rustls::Error) -> Kind {
             | A::CertificateUnknown
             | A::UnknownCA
             | A::AccessDenied
+            // What an authority says of a certificate that another one of the same name has signed.
+            | A::DecryptError
             | A::CertificateRequired,
         ) => Kind::CertificateRefused,
         _ => Kind::Tls,

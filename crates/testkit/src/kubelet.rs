@@ -1,5 +1,5 @@
 //! Plays the kubelet on a real control plane: localkube's node over a `kube::Client`, and the HTTPS port at
-//! which kube-apiserver asks a node for logs and exec.
+//! which kube-apiserver asks a node for logs, exec and port-forwarding.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -155,7 +155,8 @@ async fn serve(
     }
 }
 
-/// `/containerLogs/{namespace}/{pod}/{container}` and `/exec/{namespace}/{pod}/{container}`, as a kubelet has them.
+/// `/containerLogs/{namespace}/{pod}/{container}`, `/exec/{namespace}/{pod}/{container}` and
+/// `/portForward/{namespace}/{pod}`, as a kubelet has them.
 async fn answer(
     client: kube::Client,
     node: Node,
@@ -163,12 +164,12 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let [verb, namespace, pod, container] = parts.as_slice() else {
-        return Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n"));
-    };
-    let subresource = match *verb {
-        "containerLogs" => "log",
-        "exec" => "exec",
+    let (subresource, namespace, pod, container) = match parts.as_slice() {
+        ["containerLogs", namespace, pod, container] => ("log", namespace, pod, *container),
+        ["exec", namespace, pod, container] => ("exec", namespace, pod, *container),
+        ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
+            ("portforward", namespace, pod, "")
+        }
         _ => return Ok(plain(StatusCode::NOT_FOUND, "404 page not found\n")),
     };
     let pods: Api<Pod> = Api::namespaced(client, namespace);

@@ -81,17 +81,13 @@ impl Fleet {
             .map(|number| format!("member-{number}"))
             .collect();
         let trusts = trust::of_members(&host.cluster.client(), &names, trust).await?;
-        let own = random_text(32);
-        let secrets: BTreeMap<&String, String> = names
-            .iter()
-            .map(|name| match trusts.get(name) {
-                Some(Trust::Federated) => (name, random_text(32)),
-                _ => (name, secret.clone()),
-            })
-            .collect();
         let started = futures::future::join_all(names.iter().map(|name| {
-            let secret = secrets.get(name).unwrap_or(&own);
-            plan.start(name, Role::Member, secret, None)
+            let secret = match trusts.get(name) {
+                Some(Trust::Federated) => random_text(32),
+                _ => secret.clone(),
+            };
+            let plan = &plan;
+            async move { plan.start(name, Role::Member, &secret, None).await }
         }))
         .await;
         let mut fleet = Fleet {
@@ -530,21 +526,20 @@ async fn join_cluster(client: &kube::Client, object: Value) -> Result<(), Failur
         )
         .because(error)
     };
-    if clusters.get_opt(&name).await.map_err(failed)?.is_some() {
-        let connection = json!({
-            "kubeconfig": object.pointer("/spec/connection/kubeconfig"),
-            "kubernetesAPIEndpoint": object.pointer("/spec/connection/kubernetesAPIEndpoint"),
-        });
-        let patch = json!({"spec": {"connection": connection}});
-        let patched = clusters
-            .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-            .await;
-        return patched.map(drop).map_err(failed);
-    }
-    let object: DynamicObject = serde_json::from_value(object)
+    let new: DynamicObject = serde_json::from_value(object.clone())
         .map_err(|error| Failure::new("write a Cluster object", "Report this.").because(error))?;
+    match clusters.create(&PostParams::default(), &new).await {
+        // Of an earlier start; or the host's controllers made that of the host.
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        created => return created.map(drop).map_err(failed),
+    }
+    let connection = json!({
+        "kubeconfig": object.pointer("/spec/connection/kubeconfig"),
+        "kubernetesAPIEndpoint": object.pointer("/spec/connection/kubernetesAPIEndpoint"),
+    });
+    let patch = json!({"spec": {"connection": connection}});
     clusters
-        .create(&PostParams::default(), &object)
+        .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
         .await
         .map(drop)
         .map_err(failed)

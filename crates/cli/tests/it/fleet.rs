@@ -3,9 +3,11 @@
 use std::process::Command;
 use std::time::Duration;
 
+use kah_api::seed;
 use kah_testkit::fleet::{Fleet, until};
 use kah_testkit::http_client;
 use kah_testkit::kubectl::{Kubectl, Ran};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The namespace of ks-apiserver, as kubectl takes it.
 pub const OURS: [&str; 2] = ["-n", "kubesphere-system"];
@@ -48,6 +50,20 @@ pub fn log_in(fleet: &Fleet) {
     ]);
     let ran = finish(command.stdin(file));
     assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+/// Ends the host's controllers, where a test is about what people see and do: they mend some faults by themselves.
+pub fn without_controllers(fleet: &Fleet) {
+    let host = fleet.kubectl("host").unwrap();
+    let scale = ["scale", "deploy", seed::CONTROLLERS, "--replicas=0"];
+    ok(&host, &[OURS.as_slice(), &scale].concat());
+    let which = format!("app={}", seed::CONTROLLERS);
+    let get = ["get", "pods", "-l", &which, "-o", "name"];
+    until(Duration::from_secs(30), "the controllers end", || {
+        let left = ok(&host, &[OURS.as_slice(), &get].concat());
+        left.trim().is_empty().then_some(())
+    })
+    .unwrap();
 }
 
 /// Runs a command of the program.
@@ -141,4 +157,32 @@ pub fn edit(kubectl: &Kubectl, from: &str, to: &str) {
     let map = configuration_map(kubectl);
     assert!(map.contains(from), "{from} is not in the configuration");
     replace_map(kubectl, &map.replace(from, to));
+}
+
+/// Sends a signal to the process that is a cluster's ks-apiserver under `kah up`.
+pub fn signal_server(fleet: &Fleet, cluster: &str, signal: Signal) {
+    let folder = fleet.data_dir().join("clusters").join(cluster);
+    let mark = format!("KAH_ROOT={}", folder.display());
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let id = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let Some(id) = id.and_then(Pid::from_raw) else {
+            continue;
+        };
+        let read = |file: &str| std::fs::read(entry.path().join(file)).unwrap_or_default();
+        let has = |file: &str, begins: &str| {
+            let text = read(file);
+            String::from_utf8_lossy(&text)
+                .split('\0')
+                .any(|part| part.starts_with(begins))
+        };
+        if has("environ", &mark) && has("cmdline", "apiserver") {
+            found.push(id);
+        }
+    }
+    assert_eq!(found.len(), 1, "processes with {mark}");
+    kill_process(found[0], signal).unwrap();
 }

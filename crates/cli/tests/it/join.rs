@@ -23,7 +23,7 @@ fn status(fleet: &Fleet, cluster: &str, token: &str) -> u16 {
 
 #[test]
 fn a_member_leaves_and_joins_again() {
-    let fleet = start(&["--members", "2"]);
+    let fleet = start(&["--members", "2", "--trust", "shared-secret"]);
     log_in(&fleet);
     let path = |index: usize| {
         fleet.facts().clusters[index]
@@ -112,7 +112,15 @@ fn a_member_leaves_and_joins_again() {
         "accessTokenMaxAge: 0",
         "accessTokenMaxAge: 2h",
     );
-    let join = ["cluster", "join", "second", "--kubeconfig", &path(2)];
+    let join = [
+        "cluster",
+        "join",
+        "second",
+        "--trust",
+        "shared-secret",
+        "--kubeconfig",
+        &path(2),
+    ];
     let refused = until(Duration::from_secs(20), "the member refuses", || {
         let ran = kah(&fleet, &[join.as_slice(), &["--dry-run"]].concat());
         (ran.code == 1).then_some(ran)

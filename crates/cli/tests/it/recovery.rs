@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use kah_testkit::fleet::{Fleet, Guard, until};
 use kah_testkit::http_client::get;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::fleet::{OURS, ok, server_pod, start, through_host, token};
+use crate::fleet::{OURS, ok, server_pod, signal_server, start, through_host, token};
 
 /// A client that was in the middle of something must have an end by then.
 const END_WITHIN: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ fn a_killed_server_ends_its_streams_and_comes_back() {
         hold(&fleet, &through, &["get", "--raw", raw]),
         hold(&fleet, &through, &[OURS[0], OURS[1], "logs", "-f", &pod]),
     ];
-    kill_server(&fleet, "member-1");
+    signal_server(&fleet, "member-1", Signal::KILL);
     for stream in &mut streams {
         stream.wait(END_WITHIN).unwrap();
     }
@@ -141,29 +141,4 @@ fn hold(fleet: &Fleet, kubectl: &kah_testkit::kubectl::Kubectl, arguments: &[&st
     })
     .unwrap();
     stream
-}
-
-/// `kill -9` for the process behind a cluster's ks-apiserver: the one whose root lies in that cluster's folder.
-fn kill_server(fleet: &Fleet, cluster: &str) {
-    let folder = fleet.data_dir().join("clusters").join(cluster);
-    let mark = format!("KAH_ROOT={}", folder.display());
-    let mut killed = 0;
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(id) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        if String::from_utf8_lossy(&environment)
-            .split('\0')
-            .any(|entry| entry.starts_with(&mark))
-        {
-            kill_process(Pid::from_raw(id).unwrap(), Signal::KILL).unwrap();
-            killed += 1;
-        }
-    }
-    assert_eq!(killed, 1, "processes with {mark}");
 }

@@ -6,7 +6,13 @@ use kah_testkit::fleet::{Fleet, until};
 use kah_testkit::http_client::get;
 use serde_json::Value;
 
-use crate::fleet::{configuration_map, kah, log_in, ok, replace_map, start, start_real, token};
+use crate::{
+    doctor::{becomes, join, short_lived, value},
+    fleet::{
+        OURS, configuration_map, edit, kah, log_in, ok, replace_map, start, start_real, token,
+        without_controllers,
+    },
+};
 
 fn map(fleet: &Fleet, cluster: &str) -> Value {
     let text = configuration_map(&fleet.kubectl(cluster).unwrap());
@@ -165,22 +171,179 @@ fn what_cannot_be_restored_is_said(fleet: &Fleet) {
         assert_eq!(ran.code, code, "{ran:?}");
         assert!(ran.stderr.contains(words), "{ran:?}");
     }
-    // A user that the member does not know is nothing that its configuration could cure.
+    // What people have to decide, or to bring, is said.
     let kubectl = fleet.kubectl("member-1").unwrap();
-    ok(&kubectl, &["delete", "users.iam.kubesphere.io", "admin"]);
-    let token = token(fleet);
-    until(Duration::from_secs(20), "the member refuses", || {
-        (ask(fleet, "member-1", &token) == 401).then_some(())
-    })
-    .unwrap();
-    let before = map(fleet, "member-1");
+    let mut broken = map(fleet, "member-1");
+    let text = configuration(&broken).replace("clusterRole: member", "clusterRole: host");
+    broken["data"]["kubesphere.yaml"] = text.replace("enable: false", "enable: true").into();
+    let good = map(fleet, "member-1");
+    replace_map(&kubectl, &without_version(broken.clone()).to_string());
     let ran = kah(fleet, &["restore-access", "member-1", "--yes"]);
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(
-        ran.stderr.contains("not found") && ran.stderr.contains("Synchronise the user"),
-        "{ran:?}"
+    assert!(ran.stderr.contains("acts as a host of its own"), "{ran:?}");
+    broken["data"]["kubesphere.yaml"] = "authentication:\n  jwtSecret: [\n".into();
+    replace_map(&kubectl, &without_version(broken).to_string());
+    let ran = kah(fleet, &["restore-access", "member-1", "--yes"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("line "), "{ran:?}");
+    replace_map(&kubectl, &without_version(good).to_string());
+}
+
+/// An object that takes the place of whatever is there.
+fn without_version(mut object: Value) -> Value {
+    object["metadata"]
+        .as_object_mut()
+        .unwrap()
+        .remove("resourceVersion");
+    object
+}
+
+/// Doctor names the cause, a dry run changes nothing, and restoring cures it.
+fn repaired(fleet: &Fleet, cluster: &str, code: &str, arguments: &[&str]) {
+    becomes(fleet, cluster, &[code]);
+    let mut command = vec!["restore-access", cluster, "--yes"];
+    command.extend(arguments);
+    let planned = kah(
+        fleet,
+        &[command.as_slice(), &["--dry-run", "-o", "json"]].concat(),
     );
-    assert_eq!(map(fleet, "member-1"), before);
+    assert_eq!(planned.code, 0, "{planned:?}");
+    let plan: Value = serde_json::from_str(&planned.stdout).unwrap();
+    assert_eq!(plan["outcome"], "Planned", "{plan}");
+    assert!(!plan["actions"].as_array().unwrap().is_empty(), "{plan}");
+    becomes(fleet, cluster, &[code]);
+    let since = Instant::now();
+    let done = kah(fleet, &command);
+    let took = since.elapsed();
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.stdout.contains("is restored"), "{done:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    println!("{cluster}: {code} restored after {took:?}");
+    becomes(fleet, cluster, &[]);
+}
+
+#[test]
+fn role_users_and_a_stopped_deployment_are_restored() {
+    let fleet = start(&["--members", "1"]);
+    without_controllers(&fleet);
+    log_in(&fleet);
+    let kubectl = fleet.kubectl("member-1").unwrap();
+    edit(&kubectl, "clusterRole: member", "clusterRole: none");
+    repaired(&fleet, "member-1", "WrongRole", &[]);
+
+    let user = "users.iam.kubesphere.io";
+    let disabled = r#"{"status":{"state":"Disabled"}}"#;
+    ok(
+        &kubectl,
+        &["patch", user, "admin", "--type=merge", "-p", disabled],
+    );
+    repaired(&fleet, "member-1", "UserDisabled", &[]);
+    let binding = "globalrolebindings.iam.kubesphere.io";
+    ok(&kubectl, &["delete", binding, "admin"]);
+    ok(&kubectl, &["delete", user, "admin"]);
+    repaired(&fleet, "member-1", "UserMissing", &[]);
+    let found = ok(
+        &kubectl,
+        &["get", binding, "admin", "-o", "jsonpath={.roleRef.name}"],
+    );
+    assert_eq!(found, "platform-admin", "the roles come with the user");
+    assert_eq!(ask(&fleet, "member-1", &token(&fleet)), 200);
+
+    let scale = ["scale", "deploy", "ks-apiserver", "--replicas=0"];
+    ok(&kubectl, &[OURS.as_slice(), &scale].concat());
+    repaired(&fleet, "member-1", "MemberNotReady", &[]);
+}
+
+#[test]
+fn the_stored_connection_is_restored() {
+    let fleet = start(&["--members", "1"]);
+    without_controllers(&fleet);
+    log_in(&fleet);
+    let facts = fleet.facts();
+    let read = |index: usize| std::fs::read_to_string(&facts.clusters[index].kubeconfig).unwrap();
+    let (host, good) = (read(0), read(1));
+    let server = facts.clusters[1].address.clone();
+    let own = ["member-1"];
+    // The same cluster twice would be refused when its identity is unknown, so the objects that are broken take the member's place.
+    let kubectl = fleet.kubectl("host").unwrap();
+    let leave = |name: &str| {
+        ok(
+            &kubectl,
+            &["delete", "clusters.cluster.kubesphere.io", name],
+        );
+    };
+    leave(own[0]);
+
+    let key = "certificate-authority-data";
+    let other = good.replace(value(&good, key), value(&host, key));
+    join(&fleet, "authority", &other, &server, None);
+    becomes(&fleet, "authority", &["TLSUntrusted"]);
+    let asked = kah(&fleet, &["restore-access", "authority", "--yes"]);
+    assert_eq!(asked.code, 1, "{asked:?}");
+    assert!(asked.stderr.contains("--accept-ca"), "{asked:?}");
+    let shown = asked.stderr.split("the member shows ").nth(1).unwrap();
+    let fingerprint = shown.split('.').next().unwrap().to_owned();
+    let wrong = fingerprint.replace('A', "B").replace('0', "1");
+    let refused = kah(
+        &fleet,
+        &[
+            "restore-access",
+            "authority",
+            "--yes",
+            "--accept-ca",
+            &wrong,
+        ],
+    );
+    assert_eq!(refused.code, 1, "{refused:?}");
+    becomes(&fleet, "authority", &["TLSUntrusted"]);
+    repaired(
+        &fleet,
+        "authority",
+        "TLSUntrusted",
+        &["--accept-ca", &fingerprint],
+    );
+    leave("authority");
+
+    let ended = short_lived(&fleet, "member-1", -1);
+    join(&fleet, "credential", &ended, &server, None);
+    becomes(&fleet, "credential", &["CredentialRejected"]);
+    let asked = kah(&fleet, &["restore-access", "credential", "--yes"]);
+    assert_eq!(asked.code, 1, "{asked:?}");
+    assert!(asked.stderr.contains("--kubeconfig"), "{asked:?}");
+    let file = facts.clusters[1].kubeconfig.display().to_string();
+    let of_host = facts.clusters[0].kubeconfig.display().to_string();
+    let refused = kah(
+        &fleet,
+        &[
+            "restore-access",
+            "credential",
+            "--yes",
+            "--kubeconfig",
+            &of_host,
+        ],
+    );
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(
+        refused.stderr.contains("in the fleet already"),
+        "{refused:?}"
+    );
+    repaired(
+        &fleet,
+        "credential",
+        "CredentialRejected",
+        &["--kubeconfig", &file],
+    );
+    leave("credential");
+
+    // One that still works gets us another.
+    let ending = short_lived(&fleet, "member-1", 10);
+    join(&fleet, "ending", &ending, &server, None);
+    repaired(&fleet, "ending", "CredentialExpiring", &[]);
+    assert_eq!(ask(&fleet, "ending", &token(&fleet)), 200);
+    // With the new one all goes on as before, a restore among it.
+    let member = fleet.kubectl("member-1").unwrap();
+    edit(&member, "accessTokenMaxAge: 0", "accessTokenMaxAge: 2h");
+    repaired(&fleet, "ending", "TokenNotInCache", &[]);
 }
 
 fn two_at_once_end_well(fleet: &Fleet) {

@@ -47,7 +47,7 @@ fn a_member_with_another_secret_is_restored() {
 
 #[test]
 fn a_member_broken_by_hand_is_restored() {
-    let fleet = start(&["--members", "2"]);
+    let fleet = start(&["--members", "2", "--trust", "shared-secret"]);
     let token = token(&fleet);
     assert_eq!(ask(&fleet, &token).status, 200);
     edit(&fleet, "s/accessTokenMaxAge: 0/accessTokenMaxAge: 2h/");

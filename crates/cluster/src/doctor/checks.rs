@@ -2,20 +2,28 @@
 
 use jiff::SignedDuration;
 
-use super::{Asked, Evidence, Finding, Settings, finding};
+use super::{Asked, Evidence, Finding, Read, Secret, Settings, Severity, finding};
 use crate::{AccessCode, Answer, SettingsError, code_of_fault};
 
-/// A credential that ends sooner is reported.
-const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// The oldest Kubernetes that is supported.
 pub(crate) const OLDEST: (u32, u32) = (1, 20);
+/// What a member allows that says nothing (configuration.md §3).
+const SKEW: SignedDuration = SignedDuration::from_secs(10);
 
-/// What is wrong: the cause alone, not what follows from it; beside it only a credential that ends soon. None: all is well.
+/// What is wrong: the cause alone, not what follows from it; beside it only what callers do not feel. None: all is well.
 #[must_use]
 pub fn examine(evidence: &Evidence) -> Vec<Finding> {
+    let accepted = evidence.route == Answer::Accepted;
+    let kubernetes = kube_api_server(evidence);
+    // Where callers get through, a fault of the kube-apiserver is not theirs.
+    let (felt, beside) = if accepted {
+        (None, kubernetes)
+    } else {
+        (kubernetes, None)
+    };
     let cause = stored(evidence)
         .or_else(|| refusal(evidence))
-        .or_else(|| kube_api_server(evidence))
+        .or(felt)
         .or_else(|| deployment(evidence))
         .or_else(|| route(evidence))
         .or_else(|| version(evidence))
@@ -23,21 +31,63 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
     let mut findings: Vec<Finding> = cause
         .into_iter()
         .map(|(code, words)| finding(&evidence.cluster, code, &words))
+        .map(|finding| explained(finding, evidence))
         .collect();
-    findings.extend(expiring(evidence));
+    let beside = beside
+        .map(|(code, words)| (code, format!("{words}; callers get through")))
+        .or_else(|| hidden(evidence).filter(|_| accepted && findings.is_empty()));
+    let clocks = clocks(evidence).filter(|_| accepted);
+    let warnings = beside.into_iter().chain(clocks).chain(expiring(evidence));
+    findings.extend(warnings.map(|(code, words)| Finding {
+        severity: Severity::Warning,
+        ..finding(&evidence.cluster, code, &words)
+    }));
     findings
 }
 
 type Cause = Option<(AccessCode, String)>;
 
-fn stored(evidence: &Evidence) -> Cause {
-    match &evidence.stored {
-        Err(error @ (SettingsError::Missing | SettingsError::Absent(_))) => {
-            Some((AccessCode::CredentialRejected, error.to_string()))
-        }
-        Err(error) => Some((AccessCode::ConfigUnreadable, error.to_string())),
-        Ok(()) => None,
+/// What a finding about the stored connection says differs from one about the member.
+fn explained(mut finding: Finding, evidence: &Evidence) -> Finding {
+    if let Asked::Told(Settings::Read(read)) = &evidence.settings
+        && read.serves_members
+        && finding.code == AccessCode::WrongRole
+    {
+        finding
+            .evidence
+            .push_str(", and multicluster.enable is true: it serves members of its own");
+        finding.repair = None;
+        finding.repairable = false;
+        return finding;
     }
+    let Err(error) = &evidence.stored else {
+        return finding;
+    };
+    if matches!(
+        error,
+        SettingsError::Cluster(_) | SettingsError::Endpoint { .. }
+    ) {
+        finding.remedy = "Correct the connection in the Cluster object.".into();
+        finding.commands = vec![format!(
+            "kubectl edit clusters.cluster.kubesphere.io {}",
+            evidence.cluster
+        )];
+        finding.repair = None;
+    } else {
+        let command = format!("kah restore-access {} --kubeconfig FILE", evidence.cluster);
+        finding.remedy = "Store a kubeconfig of the member that can be used.".into();
+        finding.commands = vec![command.clone()];
+        finding.repair = Some(command);
+    }
+    finding.consequence =
+        "The connection that is stored for the member cannot be used, so nobody reaches it through the host.".into();
+    finding.repairable = false;
+    finding
+}
+
+fn stored(evidence: &Evidence) -> Cause {
+    let error = evidence.stored.as_ref().err()?;
+    Some((error.code(), error.to_string()))
 }
 
 /// The member's ks-apiserver answers, and does not accept the token: whatever else may be wrong, this is its own word.
@@ -51,11 +101,12 @@ fn refusal(evidence: &Evidence) -> Cause {
     };
     // Only a member takes the word of a host.
     if AccessCode::is_about_keys(words)
-        && let Some(cause) = wrong_role(evidence)
+        && let Asked::Told(Settings::Read(read)) = &evidence.settings
+        && let Some(cause) = wrong_role(read)
     {
         return Some(cause);
     }
-    matches!(
+    let known = matches!(
         code,
         AccessCode::TokenNotInCache
             | AccessCode::SignatureInvalid
@@ -63,8 +114,50 @@ fn refusal(evidence: &Evidence) -> Cause {
             | AccessCode::UserMissing
             | AccessCode::UserDisabled
             | AccessCode::RouteForbidden
-    )
-    .then(|| (*code, words.clone()))
+    );
+    known.then(|| {
+        let mut told = vec![words.clone()];
+        told.extend(compared(evidence, *code));
+        if let Some(line) = &evidence.log {
+            told.push(format!("its log: {line}"));
+        }
+        (*code, told.join("; "))
+    })
+}
+
+/// What the member's configuration, or its clock, says to a refusal.
+fn compared(evidence: &Evidence, code: AccessCode) -> Option<String> {
+    if code == AccessCode::ClockSkew {
+        // The member's own words are about its clock; the date of an answer tells whole seconds.
+        let told = evidence.clock.filter(|it| it.abs().as_secs() > 2);
+        return told.map(differ);
+    }
+    let words = match &evidence.route {
+        Answer::Refused { evidence, .. } => evidence.as_str(),
+        Answer::Accepted => "",
+    };
+    let Asked::Told(Settings::Read(read)) = &evidence.settings else {
+        return None;
+    };
+    // Where it is about the host's keys, the secret of the configuration says nothing.
+    if AccessCode::is_about_keys(words) {
+        return None;
+    }
+    match (code, &read.secret) {
+        (AccessCode::TokenNotInCache, _) if read.age.is_zero() => {
+            Some("accessTokenMaxAge is 0 there, which ks-apiserver has not read yet".into())
+        }
+        (AccessCode::TokenNotInCache, _) => {
+            Some(format!("accessTokenMaxAge is {} there", read.age))
+        }
+        (AccessCode::SignatureInvalid, Secret::Other { host, member }) => Some(format!(
+            "jwtSecret has fingerprint {member} there and {host} on the host"
+        )),
+        (AccessCode::SignatureInvalid, Secret::Same) => {
+            Some("jwtSecret is the host's there, which ks-apiserver has not read yet".into())
+        }
+        _ => None,
+    }
 }
 
 fn kube_api_server(evidence: &Evidence) -> Cause {
@@ -81,10 +174,13 @@ fn deployment(evidence: &Evidence) -> Cause {
     }
     match &evidence.replicas {
         Asked::Told(replicas) if replicas.ready == 0 => {
-            let words = format!(
+            let mut words = format!(
                 "Deployment ks-apiserver has 0 of {} replicas ready",
                 replicas.wanted
             );
+            if let Some(trouble) = &replicas.trouble {
+                words = format!("{words}: {trouble}");
+            }
             Some((AccessCode::MemberNotReady, words))
         }
         _ => None,
@@ -126,57 +222,100 @@ fn settings(evidence: &Evidence) -> Cause {
             AccessCode::ConfigUnreadable,
             "there is no ConfigMap kubesphere-config".into(),
         )),
-        Asked::Forbidden(words) => Some((AccessCode::ConfigUnreadable, words.clone())),
-        _ => wrong_role(evidence),
-    }
-}
-
-fn wrong_role(evidence: &Evidence) -> Cause {
-    match &evidence.settings {
-        Asked::Told(Settings::Read { role }) if role != "member" => Some((
-            AccessCode::WrongRole,
-            format!("multicluster.clusterRole is {role:?}"),
-        )),
+        Asked::Told(Settings::Read(read)) => wrong_role(read),
         _ => None,
     }
 }
 
-fn expiring(evidence: &Evidence) -> Option<Finding> {
-    let ends = evidence.certificate_ends?;
-    let left = ends.duration_since(evidence.now);
-    (left > SignedDuration::ZERO && left < EXPIRES_SOON).then(|| {
-        let words = format!(
-            "the client certificate ends {ends}, in {} days",
-            left.as_hours() / 24
-        );
-        finding(&evidence.cluster, AccessCode::CredentialExpiring, &words)
+fn wrong_role(read: &Read) -> Cause {
+    (read.role != "member").then(|| {
+        (
+            AccessCode::WrongRole,
+            format!("multicluster.clusterRole is {:?}", read.role),
+        )
+    })
+}
+
+/// A configuration that we may not look at says nothing about callers.
+fn hidden(evidence: &Evidence) -> Cause {
+    match &evidence.settings {
+        Asked::Forbidden(words) => Some((AccessCode::ConfigUnreadable, words.clone())),
+        _ => None,
+    }
+}
+
+/// Tokens pass still, but not all that are issued will.
+fn clocks(evidence: &Evidence) -> Cause {
+    let difference = evidence.clock?;
+    let allowed = match &evidence.settings {
+        Asked::Told(Settings::Read(read)) => SignedDuration::from_secs(read.skew.as_secs()),
+        _ => SKEW,
+    };
+    // A date tells whole seconds, and an answer takes its time.
+    let allowed = allowed.saturating_add(SignedDuration::from_secs(5));
+    (difference.abs() > allowed).then(|| (AccessCode::ClockSkew, differ(difference)))
+}
+
+/// How far apart the clocks are.
+pub(super) fn differ(difference: SignedDuration) -> String {
+    let seconds = difference.as_secs();
+    match seconds.signum() {
+        1 => format!("the member's clock is {seconds} s ahead of the host's"),
+        -1 => format!("the member's clock is {} s behind the host's", -seconds),
+        _ => "the clocks agree to the second".into(),
+    }
+}
+
+fn expiring(evidence: &Evidence) -> Cause {
+    let credential = evidence.credential?;
+    let ended = credential.left(evidence.now) <= SignedDuration::ZERO;
+    (!ended && credential.is_soon(evidence.now)).then(|| {
+        (
+            AccessCode::CredentialExpiring,
+            credential.words(evidence.now),
+        )
     })
 }
 
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use kah_api::time::GoDuration;
     use kah_net::Kind;
 
-    use super::super::Replicas;
+    use super::super::{Expiry, Outcome, Replicas, report};
     use super::*;
 
     fn healthy() -> Evidence {
         Evidence {
             cluster: "m".into(),
             stored: Ok(()),
+            kubeconfig: Ok(()),
+            through_kubernetes: true,
             route: Answer::Accepted,
+            clock: Some(SignedDuration::ZERO),
             kubernetes: Asked::Told((1, 36)),
             replicas: Asked::Told(Replicas {
                 wanted: 1,
                 ready: 1,
+                trouble: None,
             }),
-            settings: Asked::Told(Settings::Read {
-                role: "member".into(),
-            }),
-            certificate_ends: None,
+            settings: read("member", 0, Secret::Same),
+            log: None,
+            server: Some("v3.4.1".into()),
+            credential: None,
             now: Timestamp::from_second(1_800_000_000).unwrap(),
         }
+    }
+
+    fn read(role: &str, age: i64, secret: Secret) -> Asked<Settings> {
+        Asked::Told(Settings::Read(Read {
+            role: role.into(),
+            serves_members: false,
+            age: GoDuration::from_secs(age),
+            skew: GoDuration::from_secs(10),
+            secret,
+        }))
     }
 
     fn refused(code: Option<AccessCode>) -> Answer {
@@ -239,6 +378,7 @@ mod tests {
             replicas: Asked::Told(Replicas {
                 wanted: 0,
                 ready: 0,
+                trouble: None,
             }),
             route: refused(Some(C::MemberUnreachable)),
             ..healthy()
@@ -255,9 +395,7 @@ mod tests {
         };
         assert_eq!(codes(&rubbish), [C::ConfigUnreadable]);
         let role = Evidence {
-            settings: Asked::Told(Settings::Read {
-                role: "host".into(),
-            }),
+            settings: read("host", 0, Secret::Same),
             ..healthy()
         };
         assert_eq!(codes(&role), [C::WrongRole]);
@@ -272,9 +410,7 @@ mod tests {
         let told = examine(&unknown(words));
         assert!(told[0].repairable && told[0].remedy.contains("kah restore-access m"));
         let role = Evidence {
-            settings: Asked::Told(Settings::Read {
-                role: "none".into(),
-            }),
+            settings: read("none", 0, Secret::Same),
             ..unknown(words)
         };
         assert_eq!(codes(&role), [C::WrongRole]);
@@ -290,7 +426,11 @@ mod tests {
         let day = SignedDuration::from_hours(24);
         for (days, told) in [(-1, false), (1, true), (29, true), (31, false)] {
             let mut evidence = healthy();
-            evidence.certificate_ends = Some(evidence.now + day * days);
+            evidence.credential = Some(Expiry {
+                what: "the client certificate",
+                from: None,
+                ends: evidence.now + day * days,
+            });
             let wanted: &[AccessCode] = if told {
                 &[AccessCode::CredentialExpiring]
             } else {
@@ -303,12 +443,157 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_told_with_what_explains_it() {
+        let other = Secret::Other {
+            host: "aa".into(),
+            member: "bb".into(),
+        };
+        for (code, settings, words) in [
+            (
+                AccessCode::TokenNotInCache,
+                read("member", 7200, Secret::Same),
+                "accessTokenMaxAge is 2h0m0s there",
+            ),
+            (
+                AccessCode::TokenNotInCache,
+                read("member", 0, Secret::Same),
+                "has not read yet",
+            ),
+            (
+                AccessCode::SignatureInvalid,
+                read("member", 0, other),
+                "fingerprint bb there and aa on the host",
+            ),
+            (
+                AccessCode::SignatureInvalid,
+                read("member", 0, Secret::Same),
+                "has not read yet",
+            ),
+            (
+                AccessCode::ClockSkew,
+                Asked::NotAsked,
+                "clock is 90 s behind the host's",
+            ),
+        ] {
+            let found = examine(&Evidence {
+                route: refused(Some(code)),
+                settings,
+                clock: Some(SignedDuration::from_secs(-90)),
+                log: Some("W1 1 jwt.go:53] words".into()),
+                ..healthy()
+            });
+            assert_eq!(found.len(), 1);
+            let told = &found[0].evidence;
+            assert!(
+                told.contains(words) && told.contains("jwt.go:53]"),
+                "{told}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_callers_do_not_feel_is_a_warning() {
+        let slow = Asked::Fault(Kind::Timeout, "no answer within 3 s".into());
+        let far = Some(SignedDuration::from_secs(3600));
+        for (evidence, code) in [
+            (
+                Evidence {
+                    kubernetes: slow.clone(),
+                    settings: Asked::NotAsked,
+                    ..healthy()
+                },
+                AccessCode::MemberUnreachable,
+            ),
+            (
+                Evidence {
+                    kubernetes: Asked::Rejected("401".into()),
+                    settings: Asked::NotAsked,
+                    ..healthy()
+                },
+                AccessCode::CredentialRejected,
+            ),
+            (
+                Evidence {
+                    settings: Asked::Forbidden("403".into()),
+                    ..healthy()
+                },
+                AccessCode::ConfigUnreadable,
+            ),
+            (
+                Evidence {
+                    clock: far,
+                    ..healthy()
+                },
+                AccessCode::ClockSkew,
+            ),
+        ] {
+            let report = report(&evidence);
+            assert!(report.healthy, "{report:?}");
+            let found: Vec<AccessCode> = report.findings.iter().map(|it| it.code).collect();
+            assert_eq!(found, [code]);
+            assert!(
+                report
+                    .stages
+                    .iter()
+                    .any(|stage| matches!(stage.outcome, Outcome::Warned | Outcome::Unknown))
+            );
+        }
+        let felt = Evidence {
+            kubernetes: slow,
+            route: refused(Some(AccessCode::MemberUnreachable)),
+            ..healthy()
+        };
+        assert!(!report(&felt).healthy);
+    }
+
+    #[test]
+    fn what_could_not_be_looked_at_is_said() {
+        let nothing_to_ask_with = Evidence {
+            kubeconfig: Err(SettingsError::Missing),
+            through_kubernetes: false,
+            kubernetes: Asked::NotAsked,
+            replicas: Asked::NotAsked,
+            settings: Asked::NotAsked,
+            ..healthy()
+        };
+        let told = report(&nothing_to_ask_with);
+        assert!(told.healthy && told.findings.is_empty());
+        assert_eq!(
+            told.unknown,
+            [
+                "kube-apiserver",
+                "deployment",
+                "configuration",
+                "credential"
+            ]
+        );
+        assert_eq!(report(&healthy()).unknown, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_stored_connection_is_one_code_everywhere_and_says_what_to_bring() {
+        for (error, code) in [
+            (SettingsError::Missing, AccessCode::CredentialRejected),
+            (SettingsError::Refused("exec"), AccessCode::ConfigUnreadable),
+        ] {
+            assert_eq!(error.code(), code);
+            let found = examine(&Evidence {
+                stored: Err(error),
+                ..healthy()
+            });
+            assert_eq!(found[0].code, code);
+            assert_eq!(
+                found[0].repair.as_deref(),
+                Some("kah restore-access m --kubeconfig FILE")
+            );
+        }
+    }
+
+    #[test]
     fn of_two_faults_the_one_that_people_meet_comes_first() {
         let evidence = Evidence {
             route: refused(Some(AccessCode::SignatureInvalid)),
-            settings: Asked::Told(Settings::Read {
-                role: String::new(),
-            }),
+            settings: read("", 0, Secret::Same),
             replicas: Asked::Absent,
             ..healthy()
         };

@@ -1,20 +1,27 @@
-//! What is found out about a member, stage by stage, each with a time limit of its own.
+//! What is found out about a member, stage by stage, each with a time limit of its own and all of them with one.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
-    api::{apps::v1::Deployment, core::v1::ConfigMap},
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Pod},
+    },
     apimachinery::pkg::version::Info,
 };
-use kah_api::{config::Configuration, seed};
+use kah_api::{config::Configuration, seed, time::GoDuration};
 use kah_net::Kind;
 use kube::Api;
+use tokio::time::Instant;
 
-use crate::{AccessCode, Answer, CallerCredential, Host, Member, SettingsError, fault_of};
+use super::{Expiry, log};
+use crate::{AccessCode, Answer, CallerCredential, Host, Member, Route, SettingsError, fault_of};
 
-/// For each question to the member's kube-apiserver.
+/// For each question to a kube-apiserver.
 const ANSWER: Duration = Duration::from_secs(3);
+/// For the questions to the member's kube-apiserver together; the log comes on top.
+const ALL: Duration = Duration::from_secs(6);
 
 /// How a question to the member's kube-apiserver ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,24 +43,54 @@ pub enum Asked<T> {
 }
 
 /// The Deployment of ks-apiserver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replicas {
     /// Wanted.
     pub wanted: i32,
     /// Ready.
     pub ready: i32,
+    /// What keeps a Pod from running, where that is known.
+    pub trouble: Option<String>,
 }
 
 /// What the member's `kubesphere.yaml` says, as far as access depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settings {
     /// It can be read.
-    Read {
-        /// `multicluster.clusterRole`
-        role: String,
-    },
+    Read(Read),
     /// It cannot; the words quote no value.
     Unreadable(String),
+}
+
+/// A configuration beside the host's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// `multicluster.clusterRole`
+    pub role: String,
+    /// `multicluster.enable`: it has members of its own.
+    pub serves_members: bool,
+    /// `authentication.oauthOptions.accessTokenMaxAge`
+    pub age: GoDuration,
+    /// `authentication.maximumClockSkew`
+    pub skew: GoDuration,
+    /// `authentication.jwtSecret`
+    pub secret: Secret,
+}
+
+/// The member's secret beside the host's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// They are one.
+    Same,
+    /// They are not; the fingerprints say nothing outside this comparison.
+    Other {
+        /// Of the host's.
+        host: String,
+        /// Of the member's.
+        member: String,
+    },
+    /// The host's could not be read.
+    NotCompared,
 }
 
 /// Everything that was found out about one member.
@@ -63,16 +100,26 @@ pub struct Evidence {
     pub cluster: String,
     /// Whether the stored connection can be used at all.
     pub stored: Result<(), SettingsError>,
+    /// Whether something is stored to ask the kube-apiserver with.
+    pub kubeconfig: Result<(), SettingsError>,
+    /// Whether callers come by the member's kube-apiserver.
+    pub through_kubernetes: bool,
     /// The answer over the route that callers use.
     pub route: Answer,
+    /// The member's time less the host's, where it was told; to the second.
+    pub clock: Option<SignedDuration>,
     /// The version of the member's Kubernetes.
     pub kubernetes: Asked<(u32, u32)>,
     /// Its Deployment of ks-apiserver.
     pub replicas: Asked<Replicas>,
     /// Its configuration.
     pub settings: Asked<Settings>,
-    /// When the client certificate of the stored kubeconfig ends.
-    pub certificate_ends: Option<Timestamp>,
+    /// The line of its log that shows the refusal.
+    pub log: Option<String>,
+    /// The version of its ks-apiserver.
+    pub server: Option<String>,
+    /// When the stored credential ends.
+    pub credential: Option<Expiry>,
     /// When this was found out.
     pub now: Timestamp,
 }
@@ -93,70 +140,145 @@ impl Evidence {
     }
 }
 
-/// Finds out, within about 10 s also where nothing answers.
+/// Finds out, within 8 s also where nothing answers.
 pub async fn gather(host: &Host, member: &Arc<Member>, proof: &CallerCredential) -> Evidence {
-    let (route, (kubernetes, replicas, settings)) =
-        tokio::join!(member.probe(proof), behind(member));
+    let asked_at = host.clock.now();
+    let (heard, server, behind) = tokio::join!(
+        member.listen(proof),
+        member.server_version(),
+        behind(host, member)
+    );
+    let refused = match &heard.answer {
+        Answer::Refused { code, .. } => *code,
+        Answer::Accepted => None,
+    };
+    let log = match refused {
+        Some(code) if !behind.pods.is_empty() => log::line(member, &behind.pods, code).await,
+        _ => None,
+    };
     Evidence {
         cluster: member.name().to_owned(),
         stored: member.route().map(drop).map_err(Clone::clone),
-        route,
-        kubernetes,
-        replicas,
-        settings,
-        certificate_ends: member.certificate_ends(),
+        kubeconfig: member.kubernetes().map(drop).map_err(Clone::clone),
+        through_kubernetes: matches!(member.route(), Ok(Route::ServiceProxy(_))),
+        route: heard.answer,
+        clock: heard.date.map(|date| {
+            let whole = Timestamp::from_second(asked_at.as_second()).unwrap_or(asked_at);
+            date.duration_since(whole)
+        }),
+        kubernetes: behind.kubernetes,
+        replicas: behind.replicas,
+        settings: behind.settings,
+        log,
+        server,
+        credential: member.credential(),
         now: host.clock.now(),
     }
 }
 
-/// What the kube-apiserver says: first whether it speaks with us, then the rest.
-async fn behind(member: &Member) -> (Asked<(u32, u32)>, Asked<Replicas>, Asked<Settings>) {
-    let Ok(client) = member.kubernetes() else {
-        return (Asked::NotAsked, Asked::NotAsked, Asked::NotAsked);
-    };
-    // Something that needs a login: `/version` is told to anybody.
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), seed::NAMESPACE);
-    let settings = match asked(maps.get(seed::CONFIG)).await {
-        Asked::Rejected(words) => {
-            return (Asked::Rejected(words), Asked::NotAsked, Asked::NotAsked);
-        }
-        Asked::Fault(kind, words) => {
-            return (Asked::Fault(kind, words), Asked::NotAsked, Asked::NotAsked);
-        }
-        told => told.map(|map| read(&map)),
-    };
-    let deployments: Api<Deployment> = Api::namespaced(client.clone(), seed::NAMESPACE);
-    let (version, deployment) = tokio::join!(
-        asked(client.apiserver_version()),
-        asked(deployments.get(seed::SERVER))
-    );
-    (
-        version.map(|info| numbers(&info)),
-        deployment.map(|deployment| Replicas {
-            wanted: deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1),
-            ready: deployment
-                .status
-                .and_then(|status| status.ready_replicas)
-                .unwrap_or(0),
-        }),
-        settings,
-    )
+/// What the kube-apiserver says.
+struct Behind {
+    kubernetes: Asked<(u32, u32)>,
+    replicas: Asked<Replicas>,
+    settings: Asked<Settings>,
+    pods: Vec<Pod>,
 }
 
-fn read(map: &ConfigMap) -> Settings {
+/// First whether it speaks with us, then the rest.
+async fn behind(host: &Host, member: &Member) -> Behind {
+    let mut behind = Behind {
+        kubernetes: Asked::NotAsked,
+        replicas: Asked::NotAsked,
+        settings: Asked::NotAsked,
+        pods: Vec::new(),
+    };
+    let Ok(client) = member.kubernetes() else {
+        return behind;
+    };
+    let end = Instant::now() + ALL;
+    // Something that needs a login: `/version` is told to anybody.
+    let maps = |client: kube::Client| Api::<ConfigMap>::namespaced(client, seed::NAMESPACE);
+    let (theirs, ours) = (maps(client.clone()), maps(host.client.clone()));
+    let (map, own) = tokio::join!(
+        asked(end, theirs.get(seed::CONFIG)),
+        asked(end, ours.get(seed::CONFIG))
+    );
+    behind.settings = match map {
+        Asked::Rejected(words) => {
+            behind.kubernetes = Asked::Rejected(words);
+            return behind;
+        }
+        Asked::Fault(kind, words) => {
+            behind.kubernetes = Asked::Fault(kind, words);
+            return behind;
+        }
+        told => {
+            let own = match own {
+                Asked::Told(map) => configuration(&map).ok(),
+                _ => None,
+            };
+            told.map(|map| compared(&map, own.as_ref()))
+        }
+    };
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), seed::NAMESPACE);
+    let (version, deployment, pods) = tokio::join!(
+        asked(end, client.apiserver_version()),
+        asked(end, deployments.get(seed::SERVER)),
+        asked(end, log::pods(client.clone()))
+    );
+    if let Asked::Told(pods) = pods {
+        behind.pods = pods;
+    }
+    behind.kubernetes = version.map(|info| numbers(&info));
+    behind.replicas = deployment.map(|deployment| Replicas {
+        wanted: deployment.spec.and_then(|spec| spec.replicas).unwrap_or(1),
+        ready: deployment
+            .status
+            .and_then(|status| status.ready_replicas)
+            .unwrap_or(0),
+        trouble: log::trouble(&behind.pods),
+    });
+    behind
+}
+
+fn configuration(map: &ConfigMap) -> Result<Configuration, String> {
     let text = map
         .data
         .as_ref()
-        .and_then(|data| data.get("kubesphere.yaml"));
-    let Some(text) = text else {
-        return Settings::Unreadable("it has no key kubesphere.yaml".into());
+        .and_then(|data| data.get("kubesphere.yaml"))
+        .ok_or("ConfigMap kubesphere-config has no key kubesphere.yaml")?;
+    Configuration::read(text, &BTreeMap::new()).map_err(|error| error.to_string())
+}
+
+fn compared(map: &ConfigMap, host: Option<&Configuration>) -> Settings {
+    let is = match configuration(map) {
+        Ok(is) => is,
+        Err(words) => return Settings::Unreadable(words),
     };
-    match Configuration::read(text, &std::collections::BTreeMap::new()) {
-        Ok(configuration) => Settings::Read {
-            role: configuration.multicluster.cluster_role,
-        },
-        Err(error) => Settings::Unreadable(error.to_string()),
-    }
+    let there = &is.authentication.jwt_secret;
+    let secret = match host.map(|host| &host.authentication.jwt_secret) {
+        None => Secret::NotCompared,
+        Some(here) => {
+            // A key of this comparison alone.
+            let key = uuid::Uuid::new_v4();
+            let (host, member) = (
+                here.fingerprint(key.as_bytes()),
+                there.fingerprint(key.as_bytes()),
+            );
+            if host == member {
+                Secret::Same
+            } else {
+                Secret::Other { host, member }
+            }
+        }
+    };
+    Settings::Read(Read {
+        role: is.multicluster.cluster_role,
+        serves_members: is.multicluster.enable,
+        age: is.authentication.oauth_options.access_token_max_age,
+        skew: is.authentication.maximum_clock_skew,
+        secret,
+    })
 }
 
 /// Major and minor, of `1` and `36+`.
@@ -182,8 +304,12 @@ impl<T> Asked<T> {
     }
 }
 
-async fn asked<T>(question: impl Future<Output = Result<T, kube::Error>>) -> Asked<T> {
-    match tokio::time::timeout(ANSWER, question).await {
+async fn asked<T>(
+    end: Instant,
+    question: impl Future<Output = Result<T, kube::Error>>,
+) -> Asked<T> {
+    let limit = end.min(Instant::now() + ANSWER);
+    match tokio::time::timeout_at(limit, question).await {
         Err(_) => Asked::Fault(
             Kind::Timeout,
             format!("no answer within {} s", ANSWER.as_secs()),

@@ -7,19 +7,22 @@ use k8s_openapi::api::{
     core::v1::{Secret, ServiceAccount},
     rbac::v1::ClusterRoleBinding,
 };
-use kah_api::{cluster::Trust, seed};
+use kah_api::seed;
 use kube::{Api, Client, Error, api::DeleteParams};
 use serde::Serialize;
 
-use crate::{
-    Host, Member, Route,
-    enrol::manifest::{AGENT, TRUST},
-    identity::ANSWER,
-    trust,
-};
+use crate::{Member, Route, enrol::manifest::AGENT, identity::ANSWER};
 
 /// For all of it: a member that is gone holds nobody up for longer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the agent may remove of itself.
+const REMOVED: [(&str, Option<&str>); 4] = [
+    ("secret", Some(seed::NAMESPACE)),
+    ("clusterrolebinding", None),
+    ("deployment", Some(seed::NAMESPACE)),
+    ("serviceaccount", Some(seed::NAMESPACE)),
+];
 
 /// What became of what a member holds of its host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -47,45 +50,38 @@ impl Cleaning {
     }
 }
 
-/// Removes from a member what this host put there: the keys by which it trusts the host and, where it was joined by an agent, the agent. What
-/// somebody has removed already counts as removed, so that it may be run again; it never takes longer than 10 s.
+/// Whether this member is reached by an agent of ours.
+pub(super) fn by_agent(member: &Member) -> bool {
+    matches!(member.route(), Ok(Route::Tunnel(_)))
+}
+
+/// What is, or may be, still in a member that was joined by an agent: `cleaned` says whether the host came to remove the rest.
 ///
 /// The agent may not remove its own roles. Without its account and the binding to the cluster's role they give nothing to anybody.
-pub async fn clean_member(host: &Host, member: &Member) -> Cleaning {
-    let mut cleaning = Cleaning::default();
-    let by_agent = matches!(member.route(), Ok(Route::Tunnel(_)));
-    let client = member.kubernetes().ok();
-    let until = tokio::time::Instant::now() + PATIENCE;
+pub(super) fn remains(cleaned: bool) -> Cleaning {
     let ours = Some(seed::NAMESPACE);
-
-    let issuer = host.registry.signer().keys().map(|(issuer, _)| issuer);
-    if let (Trust::Federated, Some(issuer)) = (member.trust(), issuer) {
-        let done = match &client {
-            Some(client) => limited(until, trust::withdraw(client, &issuer)).await == Some(true),
-            None => false,
-        };
-        cleaning.note(done, "configmap", ours, TRUST);
+    let mut cleaning = Cleaning::default();
+    for (kind, namespace) in REMOVED {
+        cleaning.note(cleaned, kind, namespace, AGENT);
     }
-    if !by_agent {
-        return cleaning;
-    }
-    // In this order: with the Deployment the tunnel ends, with the account every right.
-    let secrets = client.as_ref().map(namespaced::<Secret>);
-    let bindings = client.clone().map(Api::<ClusterRoleBinding>::all);
-    let deployments = client.as_ref().map(namespaced::<Deployment>);
-    let accounts = client.as_ref().map(namespaced::<ServiceAccount>);
-    let done = delete(until, secrets).await;
-    cleaning.note(done, "secret", ours, AGENT);
-    let done = delete(until, bindings).await;
-    cleaning.note(done, "clusterrolebinding", None, AGENT);
-    let done = delete(until, deployments).await;
-    cleaning.note(done, "deployment", ours, AGENT);
-    let done = delete(until, accounts).await;
-    cleaning.note(done, "serviceaccount", ours, AGENT);
     for (kind, namespace) in [("role", ours), ("rolebinding", ours), ("clusterrole", None)] {
         cleaning.note(false, kind, namespace, AGENT);
     }
     cleaning
+}
+
+/// Removes the agent from a member, by the tunnel that it holds; so this comes last. What somebody has removed already counts as removed, and it never
+/// takes longer than 10 s. Whether all of it is gone.
+pub(super) async fn remove_agent(member: &Member) -> bool {
+    let Ok(client) = member.kubernetes() else {
+        return false;
+    };
+    let until = tokio::time::Instant::now() + PATIENCE;
+    // In this order: with the Deployment the tunnel ends, with the account every right.
+    delete(until, namespaced::<Secret>(&client)).await
+        && delete(until, Api::<ClusterRoleBinding>::all(client.clone())).await
+        && delete(until, namespaced::<Deployment>(&client)).await
+        && delete(until, namespaced::<ServiceAccount>(&client)).await
 }
 
 fn namespaced<K>(client: &Client) -> Api<K>
@@ -96,11 +92,10 @@ where
     Api::namespaced(client.clone(), seed::NAMESPACE)
 }
 
-async fn delete<K>(until: tokio::time::Instant, api: Option<Api<K>>) -> bool
+async fn delete<K>(until: tokio::time::Instant, api: Api<K>) -> bool
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
-    let Some(api) = api else { return false };
     let parameters = DeleteParams::background();
     let asked = async {
         match api.delete(AGENT, &parameters).await {

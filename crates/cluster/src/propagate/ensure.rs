@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use kah_api::iam::{GlobalRoleBinding, User};
 use kube::{
     Api, Client,
@@ -53,9 +53,12 @@ pub async fn ensure_user(
         if is_federated(&host.client, kind).await? {
             return Err(PropagateError::LeftToKubeFed(kind.name));
         }
-        let mut results = futures::stream::iter(objects)
-            .map(|source| bring.one(kind, source))
-            .buffered(AT_ONCE);
+        // Boxed: the compiler does not see by itself that these may move between threads.
+        let asked: Vec<BoxFuture<'_, _>> = objects
+            .iter()
+            .map(|source| bring.one(kind, source).boxed())
+            .collect();
+        let mut results = futures::stream::iter(asked).buffered(AT_ONCE);
         while let Some(written) = results.next().await {
             if let Some(name) = written? {
                 ensured.written.push((kind.name, name));

@@ -150,9 +150,13 @@ async fn apply(
     copy: &DynamicObject,
 ) -> Result<DynamicObject, PropagateError> {
     let name = copy.metadata.name.as_deref().unwrap_or_default();
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    let doing = || format!("apply {} {name}", kind.name);
-    let live = answered(doing, objects.patch(name, &parameters, &Patch::Apply(copy))).await?;
+    let live = match apply_once(objects, kind, copy).await {
+        Err(PropagateError::Api { doing, source }) => match known_there(copy, &source) {
+            Some(less) => apply_once(objects, kind, &less).await?,
+            None => return Err(PropagateError::Api { doing, source }),
+        },
+        applied => applied?,
+    };
     let Some(mut removed) = surplus(kind, copy, &live) else {
         return Ok(live);
     };
@@ -163,6 +167,43 @@ async fn apply(
     let doing = || format!("take what is not the host's from {} {name}", kind.name);
     let patch = Patch::Merge(Value::Object(removed));
     answered(doing, objects.patch(name, &merging(), &patch)).await
+}
+
+async fn apply_once(
+    objects: &Api<DynamicObject>,
+    kind: &Kind,
+    copy: &DynamicObject,
+) -> Result<DynamicObject, PropagateError> {
+    let name = copy.metadata.name.as_deref().unwrap_or_default();
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    let doing = || format!("apply {} {name}", kind.name);
+    answered(doing, objects.patch(name, &parameters, &Patch::Apply(copy))).await
+}
+
+/// The copy without the fields that the member's definition of the kind does not have: an older one. All other writes drop them, but what is applied
+/// is refused whole.
+fn known_there(copy: &DynamicObject, refusal: &kube::Error) -> Option<DynamicObject> {
+    const UNKNOWN: &str = ": field not declared in schema";
+    let kube::Error::Api(status) = refusal else {
+        return None;
+    };
+    let mut known = copy.clone();
+    let mut found = false;
+    for (before, _) in status.message.match_indices(UNKNOWN) {
+        let text = status.message.get(..before)?;
+        let path = text
+            .rsplit(|c: char| c.is_whitespace() || c == ':')
+            .next()?;
+        let mut names: Vec<&str> = path.trim_start_matches('.').split('.').collect();
+        let last = names.pop()?;
+        let parent = names
+            .into_iter()
+            .try_fold(&mut known.data, |value, name| value.get_mut(name));
+        found |= parent
+            .and_then(|parent| parent.as_object_mut()?.remove(last))
+            .is_some();
+    }
+    found.then_some(known)
 }
 
 fn merging() -> PatchParams {
@@ -196,5 +237,39 @@ pub(super) fn or_gone<T>(result: Result<T, kube::Error>) -> Result<Option<T>, ku
         Ok(answer) => Ok(Some(answer)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_an_older_definition_does_not_have_are_left_out() {
+        let copy: DynamicObject = serde_json::from_value(json!({
+            "metadata": {"name": "x"}, "spec": {"a": 1, "b": {"c": 2, "d": 3}},
+        }))
+        .unwrap();
+        let less = |message: &str| {
+            let status = kube::core::Status::failure(message, "InternalError").with_code(500);
+            known_there(&copy, &kube::Error::Api(status.boxed())).map(|less| less.data)
+        };
+        let begin =
+            "failed to create typed patch object (/x; iam.kubesphere.io/v1alpha2, Kind=User): ";
+        assert_eq!(
+            less(&format!("{begin}.spec.a: field not declared in schema")),
+            Some(json!({"spec": {"b": {"c": 2, "d": 3}}}))
+        );
+        assert_eq!(
+            less(&format!(
+                "{begin}errors:\n  .spec.a: field not declared in schema\n  .spec.b.c: field not declared in schema"
+            )),
+            Some(json!({"spec": {"b": {"d": 3}}}))
+        );
+        assert_eq!(
+            less(&format!("{begin}.spec.z.y: field not declared in schema")),
+            None
+        );
+        assert_eq!(less("anything else"), None);
     }
 }

@@ -12,12 +12,9 @@ use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{
-    ANNOTATION, Change, Plan, Request, RestoreError, State,
-    plan::{plan, plan_of_role},
-};
+use super::{Change, Plan, Request, RestoreError, plan};
 use crate::{
     AccessCode, Answer, Host, Member,
     trust::{self, rotation::Told},
@@ -29,10 +26,18 @@ const TEXT: &str = "kubesphere.yaml";
 const BACKUP: &str = "backup-kubesphere.yaml";
 /// Which restore wrote the ConfigMap.
 const MARK: &str = "hub.kubeaihub.io/restore-id";
+
+/// What `kubectl rollout restart` writes.
+const RESTARTED: &str = "kubectl.kubernetes.io/restartedAt";
+/// Tries of a change that somebody else came before.
+const TRIES: usize = 8;
+
 pub(super) struct OnMember<'a> {
     host: &'a Host,
     request: &'a Request,
     member: Arc<Member>,
+    /// It is not, or not yet, the one that the registry holds.
+    candidate: bool,
     /// The trust that is to work, where it is not the one that is in force.
     trust: Option<Trust>,
     maps: Api<ConfigMap>,
@@ -40,19 +45,13 @@ pub(super) struct OnMember<'a> {
 }
 
 impl<'a> OnMember<'a> {
-    pub(super) fn find(
+    pub(super) fn new(
         host: &'a Host,
         request: &'a Request,
+        member: Arc<Member>,
+        candidate: bool,
         trust: Option<Trust>,
     ) -> Result<Self, RestoreError> {
-        let name = &request.cluster;
-        let member = host
-            .registry
-            .get(name)
-            .ok_or_else(|| RestoreError::Unknown(name.clone()))?;
-        if member.is_host() {
-            return Err(RestoreError::IsHost(name.clone()));
-        }
         let client = member
             .kubernetes()
             .map_err(|error| RestoreError::Settings(error.clone()))?;
@@ -62,28 +61,30 @@ impl<'a> OnMember<'a> {
             maps: Api::namespaced(client.clone(), seed::NAMESPACE),
             deployments: Api::namespaced(client, seed::NAMESPACE),
             member,
+            candidate,
             trust,
         })
     }
 
-    /// What an earlier run has not ended, as far as the registry knows.
-    pub(super) fn begun(&self) -> Option<State> {
-        let state: State = serde_json::from_str(self.member.annotation(ANNOTATION)?).ok()?;
-        (!state.step.is_last()).then_some(state)
+    pub(super) fn member(&self) -> &Arc<Member> {
+        &self.member
     }
 
     /// Whether the member accepts the proof, as the Cluster object is now.
     pub(super) async fn probe(&self) -> Answer {
-        match self.host.registry.get(&self.request.cluster) {
-            Some(member) => match self.trust {
-                Some(trust) => {
-                    let identity = member.identity().unwrap_or_default();
-                    let member = member.with_trust(trust, identity);
-                    member.probe(&self.request.proof).await
-                }
-                None => member.probe(&self.request.proof).await,
-            },
-            None => Answer::Refused {
+        let member = if self.candidate {
+            Some(Arc::clone(&self.member))
+        } else {
+            self.host.registry.get(&self.request.cluster)
+        };
+        match (member, self.trust) {
+            (Some(member), None) => member.probe(&self.request.proof).await,
+            (Some(member), Some(trust)) => {
+                let identity = member.identity().unwrap_or_default();
+                let member = member.with_trust(trust, identity);
+                member.probe(&self.request.proof).await
+            }
+            (None, _) => Answer::Refused {
                 code: None,
                 evidence: "the Cluster has gone".into(),
             },
@@ -94,12 +95,20 @@ impl<'a> OnMember<'a> {
         self.trust.unwrap_or(self.member.trust())
     }
 
-    /// What has to change in this `kubesphere.yaml` for the trust that is to work.
-    pub(super) async fn plan(&self, text: &str, key: &[u8]) -> Result<Plan, RestoreError> {
-        match self.trust() {
-            Trust::Federated => plan_of_role(text),
-            Trust::SharedSecret => plan(&self.host_configuration().await?, text, key),
-        }
+    /// What has to change in this `kubesphere.yaml` for the trust that is to work; where `only` names keys, no other.
+    pub(super) async fn plan(
+        &self,
+        text: &str,
+        key: &[u8],
+        only: Option<&[String]>,
+    ) -> Result<Plan, RestoreError> {
+        // To a federated member neither its secret nor its cache matters.
+        let role = [plan::ROLE_KEY.to_owned()];
+        let only = match self.trust() {
+            Trust::Federated => Some(role.as_slice()),
+            Trust::SharedSecret => only,
+        };
+        plan::plan(&self.host_configuration().await?, text, key, only)
     }
 
     /// What a federated member has to be told, if it does not know all of the host's keys.
@@ -174,7 +183,7 @@ impl<'a> OnMember<'a> {
     }
 
     /// The old text again, or already; `false` where somebody else wrote since.
-    pub(super) async fn put_back(&self, id: &str) -> Result<bool, RestoreError> {
+    pub(super) async fn put_back(&self, id: &str, keys: &[String]) -> Result<bool, RestoreError> {
         let mut map = self.configuration().await?;
         let annotations = map.metadata.annotations.clone().unwrap_or_default();
         let backup = map
@@ -190,7 +199,7 @@ impl<'a> OnMember<'a> {
         };
         // An edit by hand keeps mark and backup. What we wrote follows from the backup and the host's configuration, so it can be told without
         // keeping a trace of it.
-        let written = self.plan(&backup, &[]).await?;
+        let written = self.plan(&backup, &[], Some(keys)).await?;
         if written.text != text(&map) {
             return Ok(false);
         }
@@ -223,31 +232,86 @@ impl<'a> OnMember<'a> {
         Ok(replicas == Some(Some(0)))
     }
 
-    pub(super) async fn scale(&self, replicas: i32) -> Result<(), RestoreError> {
-        self.patch(json!({"spec": {"replicas": replicas}})).await
+    /// One replica, and our mark. Whatever people have made of it is left.
+    pub(super) async fn scale_up(&self, id: &str) -> Result<(), RestoreError> {
+        self.edit(|deployment| {
+            (replicas(deployment) == Some(0))
+                .then(|| json!({"metadata": {"annotations": {MARK: id}}, "spec": {"replicas": 1}}))
+        })
+        .await
+    }
+
+    /// No replica again, where it has the one that this restore gave it.
+    pub(super) async fn scale_down(&self, id: &str) -> Result<(), RestoreError> {
+        self.edit(|deployment| {
+            let annotations = deployment.metadata.annotations.as_ref()?;
+            annotations.get(MARK).filter(|mark| *mark == id)?;
+            let mut patch = json!({"metadata": {"annotations": {MARK: null}}});
+            if replicas(deployment) == Some(1) {
+                patch["spec"] = json!({"replicas": 0});
+            }
+            Some(patch)
+        })
+        .await
     }
 
     /// As `kubectl rollout restart` does. The same time again restarts nothing.
     pub(super) async fn restart(&self, at: Timestamp) -> Result<(), RestoreError> {
-        let annotations = json!({"kubectl.kubernetes.io/restartedAt": at.to_string()});
-        self.patch(json!({"spec": {"template": {"metadata": {"annotations": annotations}}}}))
-            .await
+        self.edit(|_| Some(restarted(at))).await
     }
 
-    /// Where there is no Deployment, whoever runs ks-apiserver has to see to it: the proof waits for them.
-    async fn patch(&self, patch: serde_json::Value) -> Result<(), RestoreError> {
-        let patched = self
-            .deployments
-            .patch(seed::SERVER, &PatchParams::default(), &Patch::Merge(patch))
-            .await;
-        match patched {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(failed("change Deployment ks-apiserver of the member")(
-                error,
-            )),
-            Ok(_) => Ok(()),
+    /// Another restart, where the last one was ours.
+    pub(super) async fn restart_again(&self, at: Timestamp) -> Result<(), RestoreError> {
+        self.edit(|deployment| {
+            let template = &deployment.spec.as_ref()?.template;
+            let annotations = template.metadata.as_ref()?.annotations.as_ref()?;
+            let last = annotations.get(RESTARTED)?;
+            let again = at.saturating_add(jiff::SignedDuration::from_secs(1)).ok()?;
+            (*last == at.to_string()).then(|| restarted(again))
+        })
+        .await
+    }
+
+    /// Patches the Deployment as it is now; `None` leaves it. Where there is none, whoever runs ks-apiserver has to see to it: the proof waits for
+    /// them.
+    async fn edit(
+        &self,
+        change: impl Fn(&Deployment) -> Option<Value>,
+    ) -> Result<(), RestoreError> {
+        let failed = failed("change Deployment ks-apiserver of the member");
+        let mut tries = 0;
+        loop {
+            let deployment = match self.deployments.get_opt(seed::SERVER).await {
+                Ok(Some(deployment)) => deployment,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(failed(error)),
+            };
+            let Some(mut patch) = change(&deployment) else {
+                return Ok(());
+            };
+            // Only what was looked at is patched.
+            patch["metadata"]["resourceVersion"] = deployment.metadata.resource_version.into();
+            let patched = self
+                .deployments
+                .patch(seed::SERVER, &PatchParams::default(), &Patch::Merge(patch))
+                .await;
+            match patched {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 409 && tries < TRIES => tries += 1,
+                Err(error) => return Err(failed(error)),
+            }
         }
     }
+}
+
+fn replicas(deployment: &Deployment) -> Option<i32> {
+    deployment.spec.as_ref()?.replicas
+}
+
+fn restarted(at: Timestamp) -> Value {
+    let annotations = json!({RESTARTED: at.to_string()});
+    json!({"spec": {"template": {"metadata": {"annotations": annotations}}}})
 }
 
 /// `kubesphere.yaml`; empty where the ConfigMap has none.

@@ -9,6 +9,8 @@ use crate::AccessCode;
 
 use super::RestoreError;
 
+/// The key that says that a cluster is a member.
+pub(super) const ROLE_KEY: &str = "multicluster.clusterRole";
 const ROLE: &[&str] = &["multicluster", "clusterRole"];
 const SECRET: &[&str] = &["authentication", "jwtSecret"];
 const AGE: &[&str] = &["authentication", "oauthOptions", "accessTokenMaxAge"];
@@ -44,24 +46,53 @@ impl std::fmt::Debug for Plan {
     }
 }
 
-/// Compares the configurations of host and member. `key` is made anew for each plan: it keys the fingerprints.
+/// Compares the configurations of host and member. `key` is made anew for each plan: it keys the fingerprints. Where `only` names keys, no other
+/// changes.
 ///
 /// # Errors
 /// [`RestoreError::Configuration`] where one cannot be read, [`RestoreError::ActsAsHost`] where the member serves members of its own.
-pub fn plan(host: &str, member: &str, key: &[u8]) -> Result<Plan, RestoreError> {
+pub fn plan(
+    host: &str,
+    member: &str,
+    key: &[u8],
+    only: Option<&[String]>,
+) -> Result<Plan, RestoreError> {
+    let wanted = |path: &[&str]| {
+        let path = path.join(".");
+        only.is_none_or(|only| only.contains(&path))
+    };
+    let unreadable = |of: &'static str| {
+        move |error: kah_api::config::ConfigError| RestoreError::Configuration {
+            of,
+            source: Box::new(error),
+        }
+    };
     let none = BTreeMap::new();
     let host = Configuration::read(host, &none).map_err(unreadable("the host"))?;
     let is = Configuration::read(member, &none).map_err(unreadable("the member"))?;
-    let mut plan = role(member, &is)?;
-    let (wanted, found) = (
+    if is.multicluster.enable && is.multicluster.cluster_role == "host" {
+        return Err(RestoreError::ActsAsHost);
+    }
+    let mut plan = Plan {
+        changes: Vec::new(),
+        text: member.to_owned(),
+    };
+    if is.multicluster.cluster_role != "member" && wanted(ROLE) {
+        let from = match is.multicluster.cluster_role.as_str() {
+            "" => "not set".to_owned(),
+            role => role.to_owned(),
+        };
+        plan.set(ROLE, "member", from, "member".into(), AccessCode::WrongRole)?;
+    }
+    let (right, found) = (
         &host.authentication.jwt_secret,
         &is.authentication.jwt_secret,
     );
-    if wanted.is_empty() {
+    if right.is_empty() && wanted(SECRET) {
         return Err(RestoreError::NoSecret);
     }
-    if wanted.expose() != found.expose() {
-        let value = std::str::from_utf8(wanted.expose()).map_err(|_| RestoreError::NoSecret)?;
+    if right.expose() != found.expose() && wanted(SECRET) {
+        let value = std::str::from_utf8(right.expose()).map_err(|_| RestoreError::NoSecret)?;
         let shown = |secret: &kah_api::config::JwtSecret| {
             if secret.is_empty() {
                 "not set".to_owned()
@@ -73,12 +104,12 @@ pub fn plan(host: &str, member: &str, key: &[u8]) -> Result<Plan, RestoreError> 
             SECRET,
             value,
             shown(found),
-            shown(wanted),
+            shown(right),
             AccessCode::SignatureInvalid,
         )?;
     }
     let age = is.authentication.oauth_options.access_token_max_age;
-    if !age.is_zero() {
+    if !age.is_zero() && wanted(AGE) {
         plan.set(
             AGE,
             "0",
@@ -88,37 +119,6 @@ pub fn plan(host: &str, member: &str, key: &[u8]) -> Result<Plan, RestoreError> 
         )?;
     }
     Ok(plan)
-}
-
-/// The same for a member that knows callers by tokens of the host: neither its secret nor its cache matters.
-pub(super) fn plan_of_role(member: &str) -> Result<Plan, RestoreError> {
-    let is = Configuration::read(member, &BTreeMap::new()).map_err(unreadable("the member"))?;
-    role(member, &is)
-}
-
-fn role(text: &str, is: &Configuration) -> Result<Plan, RestoreError> {
-    if is.multicluster.enable && is.multicluster.cluster_role == "host" {
-        return Err(RestoreError::ActsAsHost);
-    }
-    let mut plan = Plan {
-        changes: Vec::new(),
-        text: text.to_owned(),
-    };
-    if is.multicluster.cluster_role != "member" {
-        let from = match is.multicluster.cluster_role.as_str() {
-            "" => "not set".to_owned(),
-            role => role.to_owned(),
-        };
-        plan.set(ROLE, "member", from, "member".into(), AccessCode::WrongRole)?;
-    }
-    Ok(plan)
-}
-
-fn unreadable(of: &'static str) -> impl FnOnce(kah_api::config::ConfigError) -> RestoreError {
-    move |error| RestoreError::Configuration {
-        of,
-        source: Box::new(error),
-    }
 }
 
 impl Plan {
@@ -183,7 +183,7 @@ mod tests {
                 ],
             ),
         ] {
-            let plan = plan(HOST, &text, b"key").unwrap();
+            let plan = plan(HOST, &text, b"key", None).unwrap();
             let found: Vec<AccessCode> = plan.changes.iter().map(|change| change.code).collect();
             assert_eq!(found, codes, "{text}");
             assert_eq!(plan.text, good);
@@ -191,8 +191,16 @@ mod tests {
     }
 
     #[test]
+    fn other_keys_than_those_asked_for_stay() {
+        let broken = member("another", "2h", "none");
+        let plan = plan(HOST, &broken, b"key", Some(&[ROLE_KEY.to_owned()])).unwrap();
+        assert_eq!(plan.changes.len(), 1);
+        assert_eq!(plan.text, member("another", "2h", "member"));
+    }
+
+    #[test]
     fn d1_a_plan_shows_no_secret() {
-        let plan = plan(HOST, &member("another", "0", "member"), b"key").unwrap();
+        let plan = plan(HOST, &member("another", "0", "member"), b"key", None).unwrap();
         let shown = format!("{plan:?} {}", serde_json::to_string(&plan.changes).unwrap());
         assert!(!shown.contains("of the host") && !shown.contains("another"));
         assert!(shown.contains("fingerprint"));
@@ -203,18 +211,18 @@ mod tests {
         let host =
             "multicluster: {enable: true, clusterRole: host}\nauthentication: {jwtSecret: x}\n";
         assert!(matches!(
-            plan(HOST, host, b"key"),
+            plan(HOST, host, b"key", None),
             Err(RestoreError::ActsAsHost)
         ));
         assert!(matches!(
-            plan(HOST, "a: [", b"key"),
+            plan(HOST, "a: [", b"key", None),
             Err(RestoreError::Configuration {
                 of: "the member",
                 ..
             })
         ));
         assert!(matches!(
-            plan("{}", &member("a", "0", "member"), b"key"),
+            plan("{}", &member("a", "0", "member"), b"key", None),
             Err(RestoreError::NoSecret)
         ));
     }

@@ -1,5 +1,7 @@
 //! Where a restore stands. It lies in an annotation of the Cluster object, so that whoever comes next can go on from there.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use kube::{Api, api::PostParams, core::DynamicObject};
 use serde::{Deserialize, Serialize};
@@ -10,7 +12,9 @@ use crate::{Host, host::clusters};
 /// The annotation that holds it. No secret is part of it.
 pub const ANNOTATION: &str = "hub.kubeaihub.io/restore";
 /// A run that has not written for this long is over, whatever became of its process.
-pub const STALE: SignedDuration = SignedDuration::from_secs(15);
+pub const STALE: SignedDuration = SignedDuration::from_secs(5);
+/// Between two signs of life of a run, well under [`STALE`].
+pub(super) const RENEW: Duration = Duration::from_secs(1);
 /// Tries of a write that somebody else came before.
 const TRIES: usize = 8;
 
@@ -60,6 +64,9 @@ pub struct State {
     /// Whether the Deployment had no replicas.
     #[serde(default)]
     pub scaled: bool,
+    /// The user that is brought to the member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// Whether ks-apiserver was told to start anew.
     #[serde(default)]
     pub restarted: bool,
@@ -79,24 +86,24 @@ impl Stored {
         }
     }
 
+    /// The state as it is now.
+    pub(crate) async fn read(&self) -> Result<Option<State>, RestoreError> {
+        let found = self.clusters.get_opt(&self.name).await.map_err(failed)?;
+        let object = found.ok_or_else(|| RestoreError::Unknown(self.name.clone()))?;
+        Ok(state(object.metadata.annotations.as_ref()))
+    }
+
     /// Changes the state from what it is to what `next` says, as one step: of two at once one sees the other's.
     pub(crate) async fn change(
         &self,
         mut next: impl FnMut(Option<State>) -> Result<State, RestoreError>,
     ) -> Result<State, RestoreError> {
-        let what = |source| RestoreError::Api {
-            doing: "keep the state of the restore in the Cluster",
-            source: Box::new(source),
-        };
         let mut tries = 0;
         loop {
-            let found = self.clusters.get_opt(&self.name).await.map_err(what)?;
+            let found = self.clusters.get_opt(&self.name).await.map_err(failed)?;
             let mut object = found.ok_or_else(|| RestoreError::Unknown(self.name.clone()))?;
             let annotations = object.metadata.annotations.get_or_insert_default();
-            let now = annotations
-                .get(ANNOTATION)
-                .and_then(|text| serde_json::from_str(text).ok());
-            let state = next(now)?;
+            let state = next(state(Some(annotations)))?;
             annotations.insert(
                 ANNOTATION.to_owned(),
                 serde_json::to_string(&state).unwrap_or_default(),
@@ -108,8 +115,19 @@ impl Stored {
             {
                 Ok(_) => return Ok(state),
                 Err(kube::Error::Api(status)) if status.code == 409 && tries < TRIES => tries += 1,
-                Err(error) => return Err(what(error)),
+                Err(error) => return Err(failed(error)),
             }
         }
+    }
+}
+
+fn state(annotations: Option<&std::collections::BTreeMap<String, String>>) -> Option<State> {
+    serde_json::from_str(annotations?.get(ANNOTATION)?).ok()
+}
+
+fn failed(source: kube::Error) -> RestoreError {
+    RestoreError::Api {
+        doing: "keep the state of the restore in the Cluster",
+        source: Box::new(source),
     }
 }

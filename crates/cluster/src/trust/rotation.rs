@@ -1,5 +1,7 @@
 //! What has to be done next so that keys change and no request fails. Pure: the same input always gives the same step.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 use kah_iam::federated::{KeyRecord, KeyState, LONGEST_LIFE};
 
@@ -16,6 +18,9 @@ pub struct Pace {
     pub look: SignedDuration,
     /// Between two looks otherwise.
     pub rest: SignedDuration,
+    /// How long a member that does not answer is taken to be as it was, before it counts as away: an answer that was lost is no reason to go on
+    /// without it.
+    pub grace: SignedDuration,
 }
 
 impl Default for Pace {
@@ -26,6 +31,7 @@ impl Default for Pace {
             linger: SignedDuration::from_secs(LONGEST_LIFE.as_secs() + 60),
             look: SignedDuration::from_secs(2),
             rest: SignedDuration::from_secs(15),
+            grace: SignedDuration::from_secs(60),
         }
     }
 }
@@ -52,6 +58,33 @@ pub struct MemberKeys {
     pub told: Told,
     /// The ids of the keys that its ks-apiserver accepts; `None` where it does not answer, and so refuses nobody either.
     pub accepts: Option<Vec<String>>,
+}
+
+/// What members accepted when they last answered.
+#[derive(Debug, Default)]
+pub struct Memory(BTreeMap<String, (Timestamp, Vec<String>)>);
+
+impl Memory {
+    /// Takes up what was found out, and puts what was known in the place of answers that are missing for less than `grace`. Of one that never answered
+    /// nothing is known, so that it counts as one that accepts no key meanwhile.
+    pub fn fill_in(&mut self, members: &mut [MemberKeys], now: Timestamp, grace: SignedDuration) {
+        self.0
+            .retain(|name, _| members.iter().any(|member| member.cluster == *name));
+        for member in members {
+            match &member.accepts {
+                Some(ids) => {
+                    self.0.insert(member.cluster.clone(), (now, ids.clone()));
+                }
+                None => {
+                    let known = self.0.entry(member.cluster.clone());
+                    let (at, ids) = known.or_insert_with(|| (now, Vec::new()));
+                    if now.duration_since(*at) < grace {
+                        member.accepts = Some(ids.clone());
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// What to do.
@@ -253,6 +286,32 @@ mod tests {
         ] {
             assert_eq!(next_step(&keys, at(now), &members, &pace), step, "{what}");
         }
+    }
+
+    #[test]
+    fn one_lost_answer_makes_nobody_away() {
+        let pace = Pace::default();
+        let keys = [key("a", KeyState::Active, 0), key("b", KeyState::Next, 0)];
+        let mut memory = Memory::default();
+        let mut step = |seconds: i64, accepts: Option<&[&str]>| {
+            let told = match accepts {
+                Some(_) => Told::All,
+                None => Told::Away("no answer".into()),
+            };
+            let mut members = [member("m", told, accepts)];
+            memory.fill_in(&mut members, at(seconds), pace.grace);
+            next_step(&keys, at(seconds), &members, &pace)
+        };
+        let waits = Step::Wait(vec!["m".into()]);
+        // It never answered; it answered without the key; it answers no more.
+        assert_eq!(step(100, None), waits);
+        assert_eq!(step(159, None), waits);
+        assert_eq!(step(160, Some(&["a"])), waits);
+        assert_eq!(step(219, None), waits);
+        assert_eq!(step(220, None), Step::Promote);
+        assert_eq!(step(221, Some(&["a"])), waits);
+        assert_eq!(step(222, Some(&["a", "b"])), Step::Promote);
+        assert_eq!(step(223, None), Step::Promote);
     }
 
     /// Plays a rotation with members that come and go. A member that answers always accepts the key that signs.

@@ -267,7 +267,7 @@ async fn r9_what_gets_no_answer_has_a_code_and_a_status() {
         ("name", C::NameNotResolved, 502, true),
         ("ready", C::MemberNotReady, 503, true),
         ("hangup", C::MemberUnreachable, 502, true),
-        ("empty", C::ConfigUnreadable, 503, true),
+        ("empty", C::CredentialRejected, 503, true),
         ("odd", C::ConfigUnreadable, 503, true),
         ("tls", C::TLSUntrusted, 502, true),
     ] {
@@ -350,4 +350,138 @@ async fn nothing_stays_open() {
         registry.open() == kah_net::Open::default() && member.connections() == 0
     })
     .await;
+}
+
+/// A member that knows callers by tokens of this host.
+fn federated(name: &str, uid: &str, connection: serde_json::Value) -> kube::core::DynamicObject {
+    let mut object = cluster(name, name, connection);
+    object.data["spec"]["trust"] = "federated".into();
+    object.data["status"] = json!({ "uid": uid });
+    object
+}
+
+#[tokio::test]
+async fn t1_h9_a_federated_member_gets_a_token_of_its_own_and_never_the_callers() {
+    use kah_iam::{Clock, SigningKeys, SystemClock};
+    let member = Member::start(None, |_| answer(200, "application/json", "{}"))
+        .await
+        .expect("member");
+    let registry = registry();
+    registry.replace(vec![
+        federated("a", "uid-a", proxied(&member.url())),
+        federated("b", "uid-b", straight(&member.url())),
+        federated("unknown", "", straight(&member.url())),
+    ]);
+    let ask = async |name: &str, user: &str| {
+        let mut hop = hop("/kapis/x/v1/y");
+        hop.caller = CallerCredential::User {
+            name: user.into(),
+            authorization: HeaderValue::from_static("Bearer callers-own-token"),
+        };
+        let mut request = get();
+        // Wherever else a client may have put it.
+        for name in [
+            "sec-websocket-protocol",
+            "x-kubesphere-authorization",
+            "cookie",
+        ] {
+            let value = "base64url.bearer.authorization.k8s.io.callers-own-token";
+            request
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(value));
+        }
+        registry
+            .get(name)
+            .expect("member")
+            .forward(request, hop)
+            .await
+    };
+    // No key yet: nothing is sent, and the words say why.
+    let error = ask("a", "alice").await.expect_err("refused");
+    assert!(matches!(error, ForwardError::Unsigned { .. }), "{error}");
+    assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(
+        error.evidence().contains("no signing key yet"),
+        "{}",
+        error.evidence()
+    );
+    let keys = SigningKeys::first(SystemClock::default().now()).expect("keys");
+    registry
+        .signer()
+        .take("kubeaihub:host", keys)
+        .expect("taken");
+    let error = ask("unknown", "alice").await.expect_err("refused");
+    assert!(
+        error.evidence().contains("status.uid"),
+        "{}",
+        error.evidence()
+    );
+    assert_eq!(member.opened(), 0);
+
+    for (name, user) in [("a", "alice"), ("a", "alice"), ("b", "alice"), ("a", "bob")] {
+        assert_eq!(ask(name, user).await.expect("answer").status(), 200);
+    }
+    let seen = member.seen();
+    let sent: Vec<String> = seen
+        .iter()
+        .map(|seen| match seen.header("x-kubesphere-authorization") {
+            by_proxy if !by_proxy.is_empty() => by_proxy,
+            _ => seen.header("authorization"),
+        })
+        .collect();
+    assert_eq!(seen[0].header("authorization"), "Bearer stored");
+    assert!(sent.iter().all(|token| token.starts_with("Bearer ey")));
+    // Used again for the same user at the same member, and only there.
+    assert_eq!(sent[0], sent[1]);
+    assert_ne!(sent[0], sent[2]);
+    assert_ne!(sent[0], sent[3]);
+    for seen in &seen {
+        let all = format!("{} {:?}", seen.target, seen.headers);
+        assert!(!all.contains("callers-own-token"), "{all}");
+    }
+    // An anonymous question carries nobody's identity.
+    let mut anonymous = hop("/kapis/version");
+    anonymous.caller = CallerCredential::Anonymous;
+    let b = registry.get("b").expect("member");
+    b.forward(get(), anonymous).await.expect("answer");
+    assert_eq!(member.seen()[4].header("authorization"), "");
+}
+
+#[tokio::test]
+async fn refusals_of_minted_tokens_have_their_codes() {
+    for (words, code) in [
+        (
+            "token is signed with a key that is not trusted here",
+            AccessCode::SignatureInvalid,
+        ),
+        (
+            "signing method EdDSA is invalid",
+            AccessCode::SignatureInvalid,
+        ),
+        ("jwt: token has a wrong iss", AccessCode::SignatureInvalid),
+        ("jwt: token has a wrong aud", AccessCode::SignatureInvalid),
+        ("jwt: token is expired by 20s", AccessCode::ClockSkew),
+        ("jwt: token is not valid yet", AccessCode::ClockSkew),
+    ] {
+        let member = Member::start(None, move |_| {
+            status(401, "Unauthorized", &format!("Unauthorized: {words}"))
+        })
+        .await
+        .expect("member");
+        let registry = registry();
+        registry.replace(vec![cluster("a", "1", straight(&member.url()))]);
+        let a = registry.get("a").expect("member");
+        let answer = a
+            .forward(get(), hop("/kapis/x/v1/y"))
+            .await
+            .expect("answer");
+        let found = answer.extensions().get().map(|MemberRefusal(code)| *code);
+        assert_eq!(found, Some(code), "{words}");
+        let finding =
+            kah_cluster::doctor::finding("a", code, &format!("401: Unauthorized: {words}"));
+        assert_eq!(
+            finding.remedy.contains("kah restore-access"),
+            code == AccessCode::SignatureInvalid
+        );
+    }
 }

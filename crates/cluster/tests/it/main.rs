@@ -4,11 +4,15 @@
 #[path = "../../../testkit/src/member.rs"]
 mod member;
 
+mod connection;
+mod doctor;
 mod enrol;
 mod forward;
+mod killed;
 mod kubeconfig;
 mod registry;
 mod restore;
+mod tunnel;
 mod validation;
 
 use std::time::Duration;

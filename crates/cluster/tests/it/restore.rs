@@ -24,13 +24,26 @@ use kah_iam::Clock;
 use kah_localkube::{Cluster, Options};
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, GroupVersionKind, PostParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PostParams},
 };
 use tokio_util::task::TaskTracker;
 
 use crate::member::{self, Member, Seen};
 
 const SECRET: &str = "secret of the host";
+
+pub const PATIENCE: Patience = Patience {
+    live: Duration::from_millis(300),
+    restarted: Duration::from_millis(300),
+    look: Duration::from_millis(10),
+};
+
+pub fn proof() -> CallerCredential {
+    CallerCredential::User {
+        name: "admin".into(),
+        authorization: HeaderValue::from_static("Bearer of-the-host"),
+    }
+}
 
 /// A clock that is set by hand.
 pub struct Hands(pub AtomicI64);
@@ -46,16 +59,18 @@ impl Clock for Hands {
 }
 
 /// A host and a member on localkube, and a stand-in for the member's ks-apiserver that reads the ConfigMap while it runs.
-struct Stage {
-    host: Host,
+pub struct Stage {
+    pub host: Host,
     clock: Arc<Hands>,
-    maps: Api<ConfigMap>,
+    pub maps: Api<ConfigMap>,
     deployments: Api<Deployment>,
     /// Whether the stand-in accepts tokens now.
-    accepting: Arc<AtomicBool>,
+    pub accepting: Arc<AtomicBool>,
     /// Whether it reads the ConfigMap, or refuses for ever.
-    obeys: Arc<AtomicBool>,
-    _planes: [Cluster; 2],
+    pub obeys: Arc<AtomicBool>,
+    /// Whether it reads it only when its Deployment is restarted.
+    pub lazy: Arc<AtomicBool>,
+    pub planes: [Cluster; 2],
     _server: Member,
     _reader: tokio_util::task::AbortOnDropHandle<()>,
 }
@@ -79,13 +94,20 @@ pub async fn plane(role: Role, secret: &str, age: &str) -> Cluster {
     Cluster::start(options).await.unwrap()
 }
 
+fn restarted(deployment: Deployment) -> Option<String> {
+    let annotations = deployment.spec?.template.metadata?.annotations?;
+    annotations
+        .get("kubectl.kubernetes.io/restartedAt")
+        .cloned()
+}
+
 fn accepts(map: &ConfigMap) -> bool {
     let text = &map.data.as_ref().unwrap()["kubesphere.yaml"];
     text.contains("accessTokenMaxAge: 0") && text.contains(SECRET)
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let planes = [
             plane(Role::Host, SECRET, "2h").await,
@@ -93,16 +115,25 @@ impl Stage {
         ];
 
         let maps: Api<ConfigMap> = Api::namespaced(planes[1].client(), seed::NAMESPACE);
-        let (accepting, obeys) = (
+        let deployments: Api<Deployment> = Api::namespaced(planes[1].client(), seed::NAMESPACE);
+        let (accepting, obeys, lazy) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicBool::new(true)),
+            Arc::new(AtomicBool::new(false)),
         );
         let reader = {
-            let (maps, accepting, obeys) = (maps.clone(), accepting.clone(), obeys.clone());
+            let (maps, deployments) = (maps.clone(), deployments.clone());
+            let (accepting, obeys, lazy) = (accepting.clone(), obeys.clone(), lazy.clone());
             tokio::spawn(async move {
                 loop {
                     let map = maps.get(seed::CONFIG).await.unwrap();
-                    let now = accepts(&map) && obeys.load(Ordering::SeqCst);
+                    let read = !lazy.load(Ordering::SeqCst)
+                        || deployments
+                            .get_opt(seed::SERVER)
+                            .await
+                            .unwrap()
+                            .is_some_and(|it| restarted(it).is_some());
+                    let now = accepts(&map) && obeys.load(Ordering::SeqCst) && read;
                     accepting.store(now, Ordering::SeqCst);
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -157,34 +188,34 @@ impl Stage {
                 tasks: TaskTracker::new(),
             },
             clock,
-            deployments: Api::namespaced(planes[1].client(), seed::NAMESPACE),
+            deployments,
+            lazy,
             maps: Api::namespaced(planes[1].client(), seed::NAMESPACE),
             accepting,
             obeys,
-            _planes: planes,
+            planes,
             _server: server,
             _reader: tokio_util::task::AbortOnDropHandle::new(reader),
         }
     }
 
     /// Runs until `end` says so; gives the steps that were told, too.
-    async fn run(
+    pub async fn run(
         &self,
         end: impl FnMut(usize) -> bool + Send,
     ) -> (Vec<Step>, Result<Report, RestoreError>) {
+        self.run_as(&self.host, end).await
+    }
+
+    /// The same by another replica of the host.
+    pub async fn run_as(
+        &self,
+        host: &Host,
+        end: impl FnMut(usize) -> bool + Send,
+    ) -> (Vec<Step>, Result<Report, RestoreError>) {
         let request = Request {
-            cluster: "m".into(),
-            by: "tester".into(),
-            dry_run: false,
-            proof: CallerCredential::User {
-                name: "admin".into(),
-                authorization: HeaderValue::from_static("Bearer of-the-host"),
-            },
-            patience: Patience {
-                live: Duration::from_millis(300),
-                restarted: Duration::from_millis(300),
-                look: Duration::from_millis(10),
-            },
+            patience: PATIENCE,
+            ..Request::new("m", "tester", proof())
         };
         let (steps, end) = (Mutex::new(Vec::new()), Mutex::new(end));
         let mut observer = |state: &kah_cluster::restore::State| {
@@ -196,26 +227,21 @@ impl Stage {
                 ControlFlow::Continue(())
             }
         };
-        let ended = restore(&self.host, &request, &mut observer).await;
+        let ended = restore(host, &request, &mut observer).await;
         (steps.into_inner().unwrap(), ended)
     }
 
-    async fn text(&self) -> String {
+    pub async fn text(&self) -> String {
         let map = self.maps.get(seed::CONFIG).await.unwrap();
         map.data.unwrap()["kubesphere.yaml"].clone()
     }
 
-    async fn restarts(&self) -> Option<String> {
-        let deployment = self.deployments.get(seed::SERVER).await.unwrap();
-        let template = deployment.spec.unwrap().template;
-        template
-            .metadata?
-            .annotations?
-            .remove("kubectl.kubernetes.io/restartedAt")
+    pub async fn restarts(&self) -> Option<String> {
+        restarted(self.deployments.get(seed::SERVER).await.unwrap())
     }
 
     /// The registry has read what the run wrote last.
-    async fn seen(&self, wanted: &str) {
+    pub async fn seen(&self, wanted: &str) {
         crate::until("the registry has seen the state", || {
             let member = self.host.registry.get("m").unwrap();
             member
@@ -225,8 +251,41 @@ impl Stage {
         .await;
     }
 
-    fn later(&self) {
+    pub fn later(&self) {
         self.clock.0.fetch_add(60, Ordering::SeqCst);
+    }
+
+    /// The member's configuration as it was before.
+    pub async fn break_again(&self, broken: &str) {
+        let mut map = self.maps.get(seed::CONFIG).await.unwrap();
+        map.data = Some([("kubesphere.yaml".to_owned(), broken.to_owned())].into());
+        map.binary_data = None;
+        self.maps
+            .replace(seed::CONFIG, &PostParams::default(), &map)
+            .await
+            .unwrap();
+        let never = serde_json::json!({"spec": {"template": {"metadata": {"annotations": null}}}});
+        self.deployments
+            .patch(seed::SERVER, &Default::default(), &Patch::Merge(never))
+            .await
+            .unwrap();
+        crate::until("the member refuses", || {
+            !self.accepting.load(Ordering::SeqCst)
+        })
+        .await;
+    }
+
+    async fn replicas(&self, wanted: i32) {
+        let patch = serde_json::json!({"spec": {"replicas": wanted}});
+        self.deployments
+            .patch(seed::SERVER, &Default::default(), &Patch::Merge(patch))
+            .await
+            .unwrap();
+    }
+
+    async fn has_replicas(&self) -> Option<i32> {
+        let deployment = self.deployments.get(seed::SERVER).await.unwrap();
+        deployment.spec.unwrap().replicas
     }
 }
 
@@ -240,18 +299,7 @@ async fn a_run_that_is_cut_off_after_any_step_is_finished_by_the_next() {
     let cured = stage.text().await;
     assert_eq!(stage.restarts().await, None, "it reads while it runs");
     for cut in 1..whole.len() {
-        let mut map = stage.maps.get(seed::CONFIG).await.unwrap();
-        map.data = Some([("kubesphere.yaml".to_owned(), broken.clone())].into());
-        map.binary_data = None;
-        stage
-            .maps
-            .replace(seed::CONFIG, &PostParams::default(), &map)
-            .await
-            .unwrap();
-        crate::until("the member refuses", || {
-            !stage.accepting.load(Ordering::SeqCst)
-        })
-        .await;
+        stage.break_again(&broken).await;
         stage.later();
         let (steps, ended) = stage.run(|told| told == cut).await;
         assert!(matches!(ended, Err(RestoreError::Ended(_))), "{ended:?}");
@@ -262,9 +310,6 @@ async fn a_run_that_is_cut_off_after_any_step_is_finished_by_the_next() {
         );
         let last = *steps.last().unwrap();
         stage.seen(&format!("{last:?}")).await;
-        // The one that was cut off may still be at it, for all that is known.
-        let (_, ended) = stage.run(|_| false).await;
-        assert!(matches!(ended, Err(RestoreError::Busy { .. })), "{ended:?}");
         stage.later();
         let (_, ended) = stage.run(|_| false).await;
         let report = ended.unwrap();
@@ -335,17 +380,126 @@ async fn what_somebody_else_wrote_meanwhile_is_left() {
 #[tokio::test]
 async fn a_deployment_without_replicas_gets_one() {
     let stage = Stage::new().await;
-    let mut deployment = stage.deployments.get(seed::SERVER).await.unwrap();
-    deployment.spec.as_mut().unwrap().replicas = Some(0);
-    stage
-        .deployments
-        .replace(seed::SERVER, &PostParams::default(), &deployment)
-        .await
-        .unwrap();
+    stage.replicas(0).await;
     let (_, done) = stage.run(|_| false).await;
     assert!(done.unwrap().scaled);
-    let deployment = stage.deployments.get(seed::SERVER).await.unwrap();
-    assert_eq!(deployment.spec.unwrap().replicas, Some(1));
+    assert_eq!(stage.has_replicas().await, Some(1));
+    // The registry may not have seen yet that it ended; whoever comes next is not told that it goes on.
+    let (_, again) = stage.run(|_| false).await;
+    assert_eq!(again.unwrap().outcome, Outcome::NothingToDo);
+}
+
+#[tokio::test]
+async fn what_people_made_of_the_deployment_meanwhile_is_theirs() {
+    let stage = Stage::new().await;
+    stage.obeys.store(false, Ordering::SeqCst);
+    stage.replicas(0).await;
+    let (steps, ended) = stage.run(|_| false).await;
+    assert!(
+        matches!(ended, Err(RestoreError::NotProven { .. })),
+        "{ended:?}"
+    );
+    assert_eq!(stage.has_replicas().await, Some(0), "as it was");
+
+    let undoing = steps
+        .iter()
+        .position(|step| *step == Step::Undoing)
+        .unwrap();
+    let (_, ended) = stage.run(|told| told == undoing + 1).await;
+    assert!(
+        matches!(ended, Err(RestoreError::Ended(Step::Undoing))),
+        "{ended:?}"
+    );
+    stage.replicas(3).await;
+    stage.later();
+    let (_, ended) = stage.run(|_| false).await;
+    assert!(
+        matches!(ended, Err(RestoreError::NotProven { .. })),
+        "{ended:?}"
+    );
+    assert_eq!(stage.has_replicas().await, Some(3), "somebody scaled it up");
+
+    // Nor is one restarted again that somebody else has restarted since.
+    let (_, ended) = stage.run(|told| told == undoing + 1).await;
+    assert!(
+        matches!(ended, Err(RestoreError::Ended(Step::Undoing))),
+        "{ended:?}"
+    );
+    let theirs = serde_json::json!({"spec": {"template": {"metadata": {"annotations": {
+        "kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"
+    }}}}});
+    stage
+        .deployments
+        .patch(seed::SERVER, &Default::default(), &Patch::Merge(theirs))
+        .await
+        .unwrap();
+    stage.later();
+    let (_, ended) = stage.run(|_| false).await;
+    assert!(
+        matches!(ended, Err(RestoreError::NotProven { .. })),
+        "{ended:?}"
+    );
+    assert_eq!(stage.restarts().await.unwrap(), "2026-01-01T00:00:00Z");
+}
+
+/// A clock that goes on by itself, as the machine's does.
+struct Running;
+
+impl Clock for Running {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn uptime(&self) -> f64 {
+        0.0
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_alive_is_left_alone_and_a_dead_one_is_not_waited_for_long() {
+    let stage = Stage::new().await;
+    stage.obeys.store(false, Ordering::SeqCst);
+    let host = Host {
+        clock: Arc::new(Running),
+        ..stage.host.clone()
+    };
+    let request = Request {
+        patience: Patience {
+            live: Duration::from_secs(4),
+            ..PATIENCE
+        },
+        ..Request::new("m", "first", proof())
+    };
+    let first = {
+        let host = host.clone();
+        tokio::spawn(async move {
+            restore(&host, &request, &mut |_: &kah_cluster::restore::State| {
+                ControlFlow::Continue(())
+            })
+            .await
+        })
+    };
+    stage.seen("Changed").await;
+    let (_, ended) = stage.run_as(&host, |_| false).await;
+    let Err(RestoreError::Busy { by, .. }) = ended else {
+        panic!("{ended:?}")
+    };
+    assert_eq!(by, "first");
+    assert!(matches!(
+        first.await.unwrap(),
+        Err(RestoreError::NotProven { .. })
+    ));
+
+    // Cut off without a word, as by a kill: the next run waits until it is sure, and goes on.
+    stage.obeys.store(true, Ordering::SeqCst);
+    let (_, ended) = stage.run_as(&host, |told| told == 2).await;
+    assert!(matches!(ended, Err(RestoreError::Ended(_))), "{ended:?}");
+    let since = std::time::Instant::now();
+    let (_, ended) = stage.run_as(&host, |_| false).await;
+    assert!(ended.unwrap().resumed);
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    println!("a run that was cut off was finished after {took:?}");
 }
 
 #[tokio::test]

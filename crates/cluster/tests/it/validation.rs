@@ -12,7 +12,6 @@ use kah_api::{
 use kah_cluster::{
     Host,
     guard::AddressGuard,
-    join::clean_member,
     validation::{replace_kubeconfig, validate},
 };
 use kah_iam::Clock;
@@ -277,31 +276,4 @@ async fn r2_a_refused_kubeconfig_is_not_stored() {
     stage.says.lock().unwrap().secret = SECRET;
     assert_eq!(stage.replace("m", &kubeconfig).await, "");
     assert_eq!(stored("m").await, kubeconfig);
-}
-
-/// What cannot be reached is told, within the limit and with the commands.
-#[tokio::test]
-async fn a_member_that_is_gone_holds_nobody_up() {
-    let stage = Stage::new().await;
-    let uid = "uid-gone";
-    let mut object = json!({
-        "apiVersion": "cluster.kubesphere.io/v1alpha1", "kind": "Cluster",
-        "metadata": {"name": "gone", "uid": uid},
-        "spec": {"joinFederation": true, "connection": {"type": "proxy"}},
-    });
-    object["status"] = json!({"uid": uid});
-    stage
-        .host
-        .registry
-        .apply(&serde_json::from_value(object).unwrap());
-    let gone = stage.host.registry.get("gone").unwrap();
-    let since = std::time::Instant::now();
-    let cleaning = clean_member(&stage.host, &gone).await;
-    assert!(since.elapsed() < std::time::Duration::from_secs(12));
-    assert!(cleaning.removed.is_empty(), "{cleaning:?}");
-    let object = "serviceaccount/kah-agent".to_owned();
-    assert!(cleaning.remains.contains(&object), "{cleaning:?}");
-    let command =
-        "kubectl delete -n kubesphere-system secret/kah-agent --ignore-not-found".to_owned();
-    assert!(cleaning.commands.contains(&command), "{cleaning:?}");
 }

@@ -32,8 +32,7 @@ pub async fn tell(client: &kube::Client, about: &DynamicObject, news: News, now:
     let time = Some(Time(now));
     let event = Event {
         metadata: ObjectMeta {
-            // As client-go names them: the object and the moment.
-            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+            name: Some(format!("{name}.{:016x}", rand::random::<u64>())),
             ..ObjectMeta::default()
         },
         involved_object: ObjectReference {

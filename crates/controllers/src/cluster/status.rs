@@ -245,14 +245,15 @@ pub fn find<'a>(conditions: &'a [ClusterCondition], kind: &str) -> Option<&'a Cl
 }
 
 /// Takes over a condition that says something else than the stored one, and puts it at the end, as the original does. The words of an error may
-/// differ from one time to the next; as long as status and reason are the same they are no news. Those of all others are.
+/// differ from one time to the next; as long as status and reason are the same they are no news. Those that tell a date are.
 fn put(conditions: &mut Vec<ClusterCondition>, mut new: ClusterCondition, now: Timestamp) {
     let now = Some(Time(now));
     new.last_update_time = now.clone();
     new.last_transition_time = now;
     if let Some(old) = find(conditions, &new.kind) {
         let same = old.status == new.status && old.reason == new.reason;
-        let words_vary = new.status == "False" && new.kind != EXPIRES;
+        let code = new.reason.parse::<AccessCode>();
+        let words_vary = code.is_ok_and(|code| code != AccessCode::CredentialExpiring);
         if same && (words_vary || old.message == new.message) {
             return;
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use kah_api::cluster::{Cluster, FINALIZER};
-use kah_cluster::{Host, Kubeconfig, clusters, doctor, health::Verdict, with_causes};
+use kah_cluster::{Host, Kubeconfig, clusters, doctor, health::Verdict, join, with_causes};
 use kube::{Api, api::PostParams, core::DynamicObject};
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
@@ -27,6 +27,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(4);
 const AGAIN: Duration = Duration::from_secs(2);
 /// For one write to the host.
 const WRITE: Duration = Duration::from_secs(10);
+/// For what is done on a member that leaves.
+const CLEAN: Duration = Duration::from_secs(5);
 /// Tries of a write that somebody else came before.
 const TRIES: usize = 8;
 
@@ -154,6 +156,7 @@ impl<'a> Keeper<'a> {
         let work = self.work;
         let held = &self.last;
         let reached = held.verdict.as_ref().is_some_and(Verdict::is_reached);
+        let accepted = held.verdict == Some(Verdict::Accepted);
         let (look_at, find_at, is_host) = (self.look_at, self.find_at, self.is_host);
         let may_look = !is_host && (held.verdict.is_some() || held.in_doubt);
         Box::pin(async move {
@@ -168,7 +171,7 @@ impl<'a> Keeper<'a> {
             if looking {
                 look(work).await
             } else {
-                find(work, is_host).await
+                find(work, is_host, accepted).await
             }
         })
     }
@@ -355,6 +358,7 @@ impl<'a> Keeper<'a> {
         if !finalizers.any(|name| name == FINALIZER) {
             return Ok(());
         }
+        self.clean().await;
         let done = async {
             granted::tell(&self.work.host, &self.work.name, &BTreeSet::new()).await?;
             let api = clusters(self.work.host.client.clone());
@@ -378,6 +382,28 @@ impl<'a> Keeper<'a> {
             }
         };
         within(done).await
+    }
+
+    /// Takes what is the host's from a member that can be reached. One that cannot is let go as it is.
+    async fn clean(&self) {
+        let reached = self.last.verdict.as_ref().is_some_and(Verdict::is_reached);
+        let member = self.work.host.registry.get(&self.work.name);
+        let Some(member) = member.filter(|_| reached && !self.is_host) else {
+            return;
+        };
+        let cleaned = join::clean_member(&self.work.host, &member);
+        match tokio::time::timeout(CLEAN, cleaned).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(
+                cluster = self.work.name,
+                "clean a member that leaves: {}",
+                with_causes(&error)
+            ),
+            Err(_) => tracing::warn!(
+                cluster = self.work.name,
+                "clean a member that leaves: not within {CLEAN:?}"
+            ),
+        }
     }
 }
 
@@ -416,7 +442,7 @@ async fn look(work: &Work) -> Done {
 }
 
 /// Asks what there is to know, and writes what follows from it.
-async fn find(work: &Work, is_host: bool) -> Done {
+async fn find(work: &Work, is_host: bool, accepted: bool) -> Done {
     let member = work.host.registry.get(&work.name);
     let client = match &member {
         _ if is_host => work.host.client.clone(),
@@ -437,7 +463,8 @@ async fn find(work: &Work, is_host: bool) -> Done {
             return Done::Found(None);
         }
     };
-    if let Err(error) = facts::tell_name(&client, &work.name).await {
+    // While access is lost its configuration belongs to those who restore it.
+    if accepted && let Err(error) = facts::tell_name(&client, &work.name).await {
         tracing::warn!(
             cluster = work.name,
             "tell the cluster its name: {}",

@@ -1,7 +1,7 @@
 //! The worker of one member.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
@@ -23,12 +23,14 @@ use tokio::time::Instant;
 use super::{
     Pace,
     fleet::Labels,
-    queue::{Key, Queue, Work},
+    queue::{Key, Queue},
     sources::Sources,
 };
 
 /// Objects of one member that are written at once.
 const AT_ONCE: usize = 8;
+/// Objects of a long look after which single changes have their turn.
+const BETWEEN: usize = 200;
 
 pub(super) struct Worker {
     pub(super) pace: Pace,
@@ -114,30 +116,33 @@ impl Worker {
     /// Looks and carries changes until the member cannot be reached.
     async fn until_stuck(&mut self, failures: &mut u32) -> Stuck {
         loop {
-            let began = Instant::now();
             // What was pushed before is seen by the look.
             self.queue.take_now();
-            if let Err(stuck) = self.look().await {
-                return stuck;
-            }
+            let read = match self.look().await {
+                Ok(read) => read,
+                Err(stuck) => return stuck,
+            };
             if std::mem::take(failures) > 0 {
                 tracing::info!(cluster = self.name, "this member is up to date again");
             }
-            let pause = self.pause(began.elapsed());
-            let next = Instant::now() + pause;
+            let next = Instant::now() + self.pause(read);
             while let Ok(work) = tokio::time::timeout_at(next, self.queue.take()).await {
                 if work.all {
                     break;
                 }
-                if let Err(stuck) = self.carry(work).await {
+                let carried = match self.client().await {
+                    Ok(client) => self.carry(&client, work.keys).await,
+                    Err(stuck) => Err(stuck),
+                };
+                if let Err(stuck) = carried {
                     return stuck;
                 }
             }
         }
     }
 
-    fn pause(&self, look: Duration) -> Duration {
-        spread(self.pace.look, 50, (self.pace.chance)()).max(look * self.pace.rest)
+    fn pause(&self, read: u32) -> Duration {
+        spread(self.pace.look, 50, (self.pace.chance)()).max(self.pace.rest.saturating_mul(read))
     }
 
     async fn client(&self) -> Result<Client, Stuck> {
@@ -150,9 +155,10 @@ impl Worker {
         Ok(member_client(&member, &self.owner).await?)
     }
 
-    /// Compares everything that the member holds with what it should hold, and mends the difference.
-    async fn look(&mut self) -> Result<(), Stuck> {
+    /// Compares everything that the member holds with what it should hold, and mends the difference. Gives the number of objects that were read.
+    async fn look(&mut self) -> Result<u32, Stuck> {
         let client = self.client().await?;
+        let mut read = 0u32;
         for (index, kind) in KINDS.iter().enumerate() {
             let Some(mut missing) = self.sources.all(index) else {
                 continue;
@@ -161,33 +167,49 @@ impl Worker {
             let (mut pages, mut known) = (Pages::of(objects, None), false);
             while let Some(page) = pages.next().await? {
                 known = true;
+                read = read.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
                 let pairs = page.into_iter().filter_map(|live| {
                     let name = live.metadata.name.clone()?;
                     missing.remove(&name);
                     Some(((index, name), Some(live)))
                 });
                 self.settle(&client, pairs.collect()).await?;
+                self.carry_between(&client).await?;
             }
             if known {
-                let missing = missing.into_keys().map(|name| ((index, name), None));
-                self.settle(&client, missing.collect()).await?;
+                let mut missing = missing
+                    .into_keys()
+                    .map(|name| ((index, name), None))
+                    .peekable();
+                while missing.peek().is_some() {
+                    let some = missing.by_ref().take(BETWEEN).collect();
+                    self.settle(&client, some).await?;
+                    self.carry_between(&client).await?;
+                }
             }
         }
         let sources = &self.sources;
         let exists = |key: &Key| matches!(sources.get(key.0, &key.1), Some(Some(_)));
         self.memory.settled.retain(|key, _| exists(key));
         self.memory.refused.retain(|key, _| exists(key));
-        Ok(())
+        Ok(read)
+    }
+
+    /// Carries what has changed since a long look began.
+    async fn carry_between(&mut self, client: &Client) -> Result<(), Stuck> {
+        let keys = self.queue.take_keys();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.carry(client, keys).await
     }
 
     /// Carries single changes.
-    async fn carry(&mut self, work: Work) -> Result<(), Stuck> {
-        let client = self.client().await?;
-        let member = &client;
-        let read = work.keys.into_iter().map(|key| {
+    async fn carry(&mut self, client: &Client, keys: HashSet<Key>) -> Result<(), Stuck> {
+        let read = keys.into_iter().map(|key| {
             let read = async move {
                 let live = match KINDS.get(key.0) {
-                    Some(kind) => read_copy(member, kind, &key.1).await?,
+                    Some(kind) => read_copy(client, kind, &key.1).await?,
                     None => None,
                 };
                 Ok::<_, PropagateError>((key, live))
@@ -197,7 +219,7 @@ impl Worker {
         let read: Vec<_> = read.collect();
         let pairs = futures::stream::iter(read).buffer_unordered(AT_ONCE);
         let pairs: Vec<(Key, Option<DynamicObject>)> = pairs.try_collect().await?;
-        self.settle(&client, pairs).await
+        self.settle(client, pairs).await
     }
 
     /// Mends what differs. Ends early only where the member cannot be reached.
@@ -236,6 +258,9 @@ impl Worker {
                 self.memory.settled.insert(key, settled);
             }
             Outcome::Refused(error) => {
+                if error.is_conflict() && !self.memory.refused.contains_key(&key) {
+                    self.queue.push(key.clone());
+                }
                 let reason = super::chain(&error);
                 if self.memory.refused.get(&key) != Some(&reason) {
                     let kind = KINDS.get(key.0).map_or("", |kind| kind.name);

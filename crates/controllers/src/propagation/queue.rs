@@ -71,6 +71,12 @@ impl Queue {
         mem::take(&mut *self.work.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The single changes that there are, none where everything is to be looked at anyway.
+    pub(super) fn take_keys(&self) -> HashSet<Key> {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::take(&mut work.keys)
+    }
+
     fn change(&self, change: impl FnOnce(&mut Work)) {
         change(&mut self.work.lock().unwrap_or_else(PoisonError::into_inner));
         self.more.notify_one();

@@ -601,6 +601,71 @@ async fn who_leaves_keeps_its_workspaces_and_loses_our_users(stage: &mut Stage) 
     }
 }
 
+async fn what_a_member_refuses_or_stores_otherwise_holds_up_nothing(stage: &Stage) {
+    let crds = api(
+        &stage.member("m").plane.client(),
+        "apiextensions.k8s.io/v1",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+    );
+    // This member's definition is another: no long languages, no display names.
+    let original = look(&crds, "users.iam.kubesphere.io").await["spec"]["versions"].clone();
+    let mut versions = original.clone();
+    let fields = &mut versions[0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    fields["lang"]["maxLength"] = 2.into();
+    fields.as_object_mut().unwrap().remove("displayName");
+    put(
+        &crds,
+        "users.iam.kubesphere.io",
+        json!({"spec": {"versions": versions}}),
+    )
+    .await;
+    let member = stage.member("m");
+    let users = member.copies("User");
+    eventually(LIMIT, "the definition is in force", async || {
+        let mut probe = user(HASH);
+        probe["spec"]["lang"] = "long".into();
+        let probe = users.object("probe", probe);
+        let parameters = kube::api::PostParams {
+            dry_run: true,
+            ..Default::default()
+        };
+        users.create(&parameters, &probe).await.is_err()
+    })
+    .await
+    .unwrap();
+
+    let mut content = user(HASH);
+    content["spec"]["lang"] = "long".into();
+    stage.put("User", "refused", content).await;
+    let mut content = user(HASH);
+    content["spec"]["displayName"] = "Ann".into();
+    stage.put("User", "otherwise", content).await;
+    stage.put("User", "plain", user(HASH)).await;
+    stage
+        .put("GroupBinding", "after", json!({"users": ["ann"]}))
+        .await;
+    stage.until_there("m", "User", "plain").await;
+    stage.until_there("m", "GroupBinding", "after").await;
+    let otherwise = stage.until_there("m", "User", "otherwise").await;
+    stage.looked_at("m").await;
+    assert!(member.get("User", "refused").await.is_null());
+    assert_eq!(member.get("User", "otherwise").await, otherwise);
+
+    put(
+        &crds,
+        "users.iam.kubesphere.io",
+        json!({"spec": {"versions": original}}),
+    )
+    .await;
+    stage.until_there("m", "User", "refused").await;
+    for name in ["refused", "otherwise", "plain"] {
+        stage.delete("User", name).await;
+        stage.until_gone("m", "User", name).await;
+    }
+    stage.delete("GroupBinding", "after").await;
+}
+
 async fn what_kubefed_propagates_is_left_to_it(stage: &Stage) {
     let definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -667,6 +732,8 @@ async fn only_members_that_stay_are_written_to(stage: &Stage) {
     })
     .await
     .unwrap();
+    // What was under way with the old object has ended by then.
+    stage.looked_at("m").await;
     stage.put("User", "first", user(HASH)).await;
     stage.until_there("m", "User", "first").await;
     stage.looked_at("m").await;
@@ -773,6 +840,7 @@ on_localkube!(
     a_password_in_clear_text_stays_on_the_host,
     workspaces_go_where_they_are_placed,
     who_leaves_keeps_its_workspaces_and_loses_our_users,
+    what_a_member_refuses_or_stores_otherwise_holds_up_nothing,
     what_kubefed_propagates_is_left_to_it,
     only_members_that_stay_are_written_to,
     a_dead_member_holds_up_nobody,
@@ -784,9 +852,9 @@ async fn a_hundred_members_have_a_change_within_seconds() {
     let mut planes = Vec::new();
     for number in 0..100 {
         let name = format!("m{number}");
-        planes.push((name.clone(), Plane::embedded(&name).await));
+        planes.push((name.clone(), Plane::embedded(&name, false).await));
     }
-    let mut stage = Stage::of(Plane::embedded("host").await, planes).await;
+    let mut stage = Stage::of(Plane::embedded("host", false).await, planes).await;
     stage.start_at(Pace::default());
     stage.put("User", "ann", user(HASH)).await;
     let everywhere = async |what: &str, holds: &dyn Fn(&Value) -> bool| {
@@ -830,6 +898,7 @@ async fn all_of_it_on_real_control_planes() {
     a_password_in_clear_text_stays_on_the_host(&stage).await;
     workspaces_go_where_they_are_placed(&stage).await;
     a_restart_writes_only_what_differs(&mut stage).await;
+    what_a_member_refuses_or_stores_otherwise_holds_up_nothing(&stage).await;
     what_kubefed_propagates_is_left_to_it(&stage).await;
     a_dead_member_holds_up_nobody(&stage).await;
     only_members_that_stay_are_written_to(&stage).await;

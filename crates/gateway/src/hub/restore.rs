@@ -3,10 +3,11 @@
 use std::ops::ControlFlow;
 
 use axum::response::Response;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use kah_api::status::Status;
 use kah_cluster::{
-    restore::{Patience, Report, Request, RestoreError, restore},
+    restore::{Report, Request, RestoreError, restore},
     with_causes,
 };
 use serde::Deserialize;
@@ -18,11 +19,15 @@ use crate::{
 };
 
 /// What may be asked for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 struct Wanted {
     /// Only the plan.
     dry_run: bool,
+    /// A kubeconfig to take the place of the stored one: YAML, in base64. Secret.
+    kubeconfig: Option<String>,
+    /// The SHA-256 fingerprint of the member's new authority.
+    accept_ca: Option<String>,
 }
 
 impl Inner {
@@ -39,12 +44,19 @@ impl Inner {
         )?;
         let by = arrived.caller.name.clone();
         let wanted: Wanted = body(arrived, LARGEST_BODY).await?;
+        let kubeconfig = match wanted.kubeconfig {
+            None => None,
+            Some(text) => Some(
+                STANDARD
+                    .decode(text.trim())
+                    .map_err(|_| Box::new(Status::bad_request("kubeconfig: it is not base64")))?,
+            ),
+        };
         let request = Request {
-            cluster: cluster.to_owned(),
-            by,
             dry_run: wanted.dry_run,
-            proof,
-            patience: Patience::default(),
+            kubeconfig,
+            accept_ca: wanted.accept_ca,
+            ..Request::new(cluster, &by, proof)
         };
         let running = host.tasks.clone().spawn(async move {
             let mut observer = |state: &kah_cluster::restore::State| {
@@ -92,7 +104,14 @@ pub(super) fn refusal(error: &RestoreError) -> Status {
         | RestoreError::NotRepairable { .. }
         | RestoreError::NoSecret
         | RestoreError::Configuration { .. }
+        | RestoreError::Closed { .. }
+        | RestoreError::Another { .. }
+        | RestoreError::Other(_)
+        | RestoreError::Authority { .. }
+        | RestoreError::AuthorityUnknown { .. }
+        | RestoreError::NotRenewable(_)
         | RestoreError::Settings(_) => (422, "Invalid"),
+        RestoreError::Kubeconfig(_) => (400, "BadRequest"),
         _ => (502, "BadGateway"),
     };
     let remedy = error.remedy().map(|remedy| remedy.text).unwrap_or_default();

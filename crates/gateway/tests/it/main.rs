@@ -12,4 +12,5 @@ mod room;
 mod routes;
 mod security;
 mod tokens;
+mod tunnel;
 mod wire;

@@ -121,6 +121,7 @@ impl Audit for Records {
 
 pub struct Room {
     pub gateway: Gateway,
+    pub registry: Registry,
     pub kube: Standin,
     pub member: Standin,
     pub callers: Arc<Script>,
@@ -203,13 +204,14 @@ impl Room {
         let gateway = Gateway::new(GatewayParts {
             settings: settings(multicluster),
             callers: others.unwrap_or_else(|| callers.clone()),
-            registry,
+            registry: registry.clone(),
             host: None,
             kube: kube_proxy,
             audit: records.clone(),
         });
         Self {
             gateway,
+            registry,
             kube,
             member,
             callers,

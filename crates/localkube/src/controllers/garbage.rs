@@ -468,7 +468,7 @@ async fn discover(client: &kube::Client) -> Result<BTreeMap<String, ApiResource>
     let discovery = Discovery::new(client.clone()).run().await?;
     let mut kinds = BTreeMap::new();
     for group in discovery.groups() {
-        for (resource, capabilities) in group.recommended_resources() {
+        for (resource, capabilities) in group.resources_by_stability() {
             let usable = [verbs::LIST, verbs::WATCH, verbs::DELETE]
                 .into_iter()
                 .all(|verb| capabilities.supports_operation(verb));

@@ -117,7 +117,7 @@ async fn kinds(client: &kube::Client) -> Result<Vec<ApiResource>, Error> {
         .map_err(Error::doing("discover the kinds"))?;
     let groups = discovery.groups();
     Ok(groups
-        .flat_map(kube::discovery::ApiGroup::recommended_resources)
+        .flat_map(kube::discovery::ApiGroup::resources_by_stability)
         .filter(|(_, capabilities)| {
             matches!(capabilities.scope, Scope::Namespaced)
                 && capabilities.supports_operation(verbs::LIST)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::list_rules::{KEY_DEFAULTS, LIST_RULES, MAP_RULES};
 use super::patch_rules::PATCH_RULES;
 use super::{enums, types};
 use crate::kind::Kind;
@@ -84,6 +85,7 @@ pub(super) fn components(kinds: &[&Arc<Kind>]) -> Components {
         }
         property["x-kubernetes-patch-strategy"] = (*strategy).into();
     }
+    own_by_item(&mut schemas);
     for (definition, property, values) in enums::VALUES {
         if let Some(property) = property_of(&mut schemas, definition, property) {
             property["enum"] = json!(values);
@@ -114,6 +116,35 @@ pub(super) fn components(kinds: &[&Arc<Kind>]) -> Components {
     }
     schemas.sort_keys();
     Components { names, schemas }
+}
+
+/// Says of lists and maps how server-side apply owns them.
+fn own_by_item(schemas: &mut Map<String, Value>) {
+    for (definition, property, keys) in LIST_RULES {
+        let Some(property) = property_of(schemas, definition, property) else {
+            continue;
+        };
+        if keys.is_empty() {
+            property["x-kubernetes-list-type"] = "set".into();
+        } else {
+            property["x-kubernetes-list-type"] = "map".into();
+            property["x-kubernetes-list-map-keys"] = keys.split(',').collect();
+        }
+    }
+    for (definition, property, form) in MAP_RULES {
+        let place = match *property {
+            "" => schemas.get_mut(*definition),
+            property => property_of(schemas, definition, property),
+        };
+        if let Some(place) = place {
+            place["x-kubernetes-map-type"] = (*form).into();
+        }
+    }
+    for (definition, property, default) in KEY_DEFAULTS {
+        if let Some(property) = property_of(schemas, definition, property) {
+            property["default"] = (*default).into();
+        }
+    }
 }
 
 /// A reference with siblings becomes `allOf`, as OpenAPI 3.0 has it.

@@ -9,6 +9,15 @@ use crate::builtin::quantity::Quantity;
 const PREFIX: &str = "#/components/schemas/";
 const NOT_A_QUANTITY: &str =
     "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+/// Types whose values may be anything.
+pub(crate) const ANYTHING: [&str; 6] = [
+    "JSON",
+    "RawExtension",
+    "FieldsV1",
+    "JSONSchemaPropsOrArray",
+    "JSONSchemaPropsOrBool",
+    "JSONSchemaPropsOrStringArray",
+];
 /// Deeper than any Kubernetes type; only schemas inside CRDs nest without end.
 const MOST_DEPTH: usize = 100;
 
@@ -97,13 +106,7 @@ impl Reader<'_> {
                     .map(|_| ())
                     .ok_or_else(|| NOT_A_QUANTITY.to_owned()),
                 "Time" | "MicroTime" => time(value, place),
-                // Anything goes.
-                "JSON"
-                | "RawExtension"
-                | "FieldsV1"
-                | "JSONSchemaPropsOrArray"
-                | "JSONSchemaPropsOrBool"
-                | "JSONSchemaPropsOrStringArray" => Ok(()),
+                name if ANYTHING.contains(&name) => Ok(()),
                 _ => self.read(target, &short_type(name), value, place),
             };
         }

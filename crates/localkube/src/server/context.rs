@@ -18,6 +18,8 @@ use super::path::{Query, Target};
 pub(super) struct Context {
     pub kind: Arc<Kind>,
     pub user: User,
+    /// The request was made inside the process.
+    pub in_process: bool,
     pub target: Target,
     pub query: Query,
     pub headers: HeaderMap,

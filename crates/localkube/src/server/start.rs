@@ -7,6 +7,7 @@ use crate::registry::DEFINITIONS;
 use crate::status::ApiError;
 use crate::store::Key;
 
+use super::apply::Claim;
 use super::write::{Part, Update};
 use super::{Api, metadata};
 
@@ -52,18 +53,18 @@ impl Api {
                     .ok_or_else(|| refused(super::no_such_resource()))?;
                 let key = Key::new(&kind.storage_key(), &namespace, &name);
                 let mut warnings = Vec::new();
+                let update = Update {
+                    kind: &kind,
+                    user: &user,
+                    namespace: &namespace,
+                    name: &name,
+                    part: Part::Main,
+                    dry_run: false,
+                    retry: true,
+                    claim: Claim::Write(None),
+                };
                 if self.store().get(&key).is_none() {
-                    match self
-                        .insert(
-                            &kind,
-                            &user,
-                            &namespace,
-                            object.clone(),
-                            false,
-                            &mut warnings,
-                        )
-                        .await
-                    {
+                    match self.insert(&update, object.clone(), &mut warnings).await {
                         Ok(_) => {}
                         Err(error) if error.reason == "AlreadyExists" => return Ok(()),
                         Err(error) => return Err(refused(error)),
@@ -73,15 +74,6 @@ impl Api {
                 if kind.storage_key() != DEFINITIONS {
                     return Ok(());
                 }
-                let update = Update {
-                    kind: &kind,
-                    user: &user,
-                    namespace: "",
-                    name: &name,
-                    part: Part::Main,
-                    dry_run: false,
-                    retry: true,
-                };
                 self.update(&update, &mut warnings, |current| {
                     let mut new = current.clone();
                     new["spec"] = object["spec"].clone();

@@ -10,6 +10,7 @@ use crate::service_account::answer_token_request;
 use crate::status::ApiError;
 use crate::store::Key;
 
+use super::apply::Claim;
 use super::context::Context;
 use super::delete::{DeleteOptions, Outcome};
 use super::write::{Part, Update, success};
@@ -73,7 +74,9 @@ impl Api {
             return super::read::get(self.store(), context);
         }
         let bytes = body::collect(request.into_body()).await?;
-        let object = if context.target.verb == "patch" {
+        let object = if context.applies() {
+            self.apply(context, &bytes, part).await?.1
+        } else if context.target.verb == "patch" {
             self.patch(context, &bytes, part).await?
         } else {
             let object = body::parse(&context.headers, &bytes, &context.kind.kind)?;
@@ -96,19 +99,24 @@ impl Api {
             return Ok(form.document(StatusCode::OK, &current));
         }
         let bytes = body::collect(request.into_body()).await?;
+        let options = match context.target.verb.as_str() {
+            "patch" => "PatchOptions",
+            _ => "UpdateOptions",
+        };
         let (wanted, dry_run) = if context.target.verb == "patch" {
             let content_type = body::media_type(&context.headers);
             let patch_type = PatchType::from_content_type(&context.kind, &content_type)?;
             (
                 patch::apply(&context.kind, patch_type, &bytes, &current)?,
-                context.dry_run("PatchOptions")?,
+                context.dry_run(options)?,
             )
         } else {
             (
                 body::parse(&context.headers, &bytes, "Scale")?,
-                context.dry_run("UpdateOptions")?,
+                context.dry_run(options)?,
             )
         };
+        let author = context.author(options)?;
         let version = metadata::text(&wanted, "resourceVersion").to_owned();
         // A PATCH starts from the Scale of now, so its revision only says what was read.
         let demanded = context.target.verb != "patch"
@@ -139,6 +147,7 @@ impl Api {
             part: Part::Main,
             dry_run,
             retry: !demanded || version.is_empty(),
+            claim: Claim::Write(author.as_ref()),
         };
         let object = self
             .update(&update, &mut context.warnings, |object| {
@@ -174,6 +183,7 @@ impl Api {
             part: Part::System,
             dry_run: context.dry_run("UpdateOptions")?,
             retry: version.is_empty(),
+            claim: Claim::Write(None),
         };
         let object = self
             .update(&update, &mut context.warnings, |object| {
@@ -217,6 +227,7 @@ impl Api {
             part: Part::System,
             dry_run: context.dry_run("CreateOptions")?,
             retry: true,
+            claim: Claim::Write(None),
         };
         let now = super::write::time(context.now);
         self.update(&update, &mut context.warnings, |object| {
@@ -318,6 +329,13 @@ impl Api {
         request: Request<Body>,
     ) -> Result<Response<Body>, ApiError> {
         let target = &context.target;
+        // A websocket starts with a GET, but what goes through it is no reading.
+        if matches!(
+            target.subresource.as_str(),
+            "exec" | "attach" | "portforward"
+        ) {
+            self.may_create(context, &target.subresource)?;
+        }
         // A Service may be named with a scheme and a port: `[scheme:]name[:port]`.
         let name = match (
             target.resource.as_str(),

@@ -4,18 +4,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
+use crate::apply::same_but_for_times;
 use crate::identity::User;
 use crate::kind::Kind;
 use crate::patch::{self, PatchType};
 use crate::status::{ApiError, FieldError};
 use crate::store::{Change, Document, Expect, Key, StoreError, Stored};
 
+use super::apply::Claim;
 use super::context::{Context, in_version};
 use super::field_validation::FieldValidation;
 use super::{Api, body, delete, metadata};
 
 /// How often a write that depends on what is stored is tried when others write too.
-const TRIES: usize = 8;
+pub(super) const TRIES: usize = 8;
 /// Names made from a prefix are at most this long without their random end.
 const LONGEST_PREFIX: usize = 58;
 /// What random names are made of: no vowels and nothing that looks like another.
@@ -40,9 +42,11 @@ pub(super) struct Update<'a> {
     pub dry_run: bool,
     /// The new object was worked out from the stored one, so it can be worked out again.
     pub retry: bool,
+    pub claim: Claim<'a>,
 }
 
-fn now_text(now: jiff::Timestamp) -> String {
+/// The time as text, in seconds.
+pub(super) fn now_text(now: jiff::Timestamp) -> String {
     now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
@@ -71,29 +75,36 @@ impl Api {
             &mut context.warnings,
         )?;
         let dry_run = context.dry_run("CreateOptions")?;
+        let author = context.author("CreateOptions")?;
         let namespace = context.namespace().to_owned();
         let (kind, user) = (context.kind.clone(), context.user.clone());
-        self.insert(
-            &kind,
-            &user,
-            &namespace,
-            object,
+        let create = Update {
+            kind: &kind,
+            user: &user,
+            namespace: &namespace,
+            name: "",
+            part: Part::Main,
             dry_run,
-            &mut context.warnings,
-        )
-        .await
+            retry: false,
+            claim: Claim::Write(author.as_ref()),
+        };
+        self.insert(&create, object, &mut context.warnings).await
     }
 
-    /// Makes an object exist.
+    /// Makes an object exist. The name it gets is its own.
     pub(super) async fn insert(
         &self,
-        kind: &Arc<Kind>,
-        user: &User,
-        namespace: &str,
+        create: &Update<'_>,
         mut object: Value,
-        dry_run: bool,
         warnings: &mut Vec<String>,
     ) -> Result<Value, ApiError> {
+        let Update {
+            kind,
+            user,
+            namespace,
+            dry_run,
+            ..
+        } = *create;
         check_namespace(kind, namespace, &mut object)?;
         if !metadata::text(&object, "resourceVersion").is_empty() {
             return Err(ApiError::new(
@@ -103,6 +114,7 @@ impl Api {
             ));
         }
         let now = self.now();
+        let sent = metadata::get(&object, "managedFields");
         for field in [
             "deletionTimestamp",
             "deletionGracePeriodSeconds",
@@ -132,6 +144,7 @@ impl Api {
             }
         }
         (kind.strategy.default)(&mut object);
+        self.claim(create, None, &mut object, sent);
         (kind.strategy.prepare_create)(&mut object);
         self.admit_create(kind, user, namespace, &mut object, warnings)?;
         let mut faults = metadata::validate(kind, &object);
@@ -143,10 +156,13 @@ impl Api {
         for _ in 0..TRIES {
             let name = metadata::text(&object, "name").to_owned();
             let object_now = metadata::arrange(kind, object.clone());
+            let key = Key::new(&kind.storage_key(), namespace, &name);
             if dry_run {
+                if self.store().get(&key).is_some() {
+                    return Err(ApiError::already_exists(&kind.group, &kind.plural, &name));
+                }
                 return Ok(in_version(kind, object_now));
             }
-            let key = Key::new(&kind.storage_key(), namespace, &name);
             let document = Change::Put(Document::new(&object_now));
             match self.store().write(key, Expect::Absent, document).await {
                 Ok(stored) => {
@@ -180,6 +196,7 @@ impl Api {
             &mut context.warnings,
         )?;
         let dry_run = context.dry_run("UpdateOptions")?;
+        let author = context.author("UpdateOptions")?;
         let name = context.target.name.clone();
         check_name(&mut object, &name)?;
         let namespace = context.namespace().to_owned();
@@ -206,6 +223,7 @@ impl Api {
             part,
             dry_run,
             retry: metadata::text(&object, "resourceVersion").is_empty(),
+            claim: Claim::Write(author.as_ref()),
         };
         self.update(&update, &mut context.warnings, |_| Ok(object.clone()))
             .await
@@ -224,7 +242,9 @@ impl Api {
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default();
         let form = PatchType::from_content_type(&context.kind, content_type)?;
+        context.check_patch_options(form)?;
         let dry_run = context.dry_run("PatchOptions")?;
+        let author = context.author("PatchOptions")?;
         let namespace = context.namespace().to_owned();
         let (kind, name) = (context.kind.clone(), context.target.name.clone());
         let update = Update {
@@ -235,6 +255,7 @@ impl Api {
             part,
             dry_run,
             retry: true,
+            claim: Claim::Write(author.as_ref()),
         };
         let validation = FieldValidation::of(&context.query);
         // Each attempt tells anew.
@@ -312,8 +333,10 @@ impl Api {
             let new = self.prepare_update(update, &current, new, &mut told)?;
             let gone = delete::may_go(kind, &new);
             if !gone
-                && without_version(&new)
-                    == without_version(&metadata::arrange(kind, current.clone()))
+                && same_but_for_times(
+                    &without_version(&new),
+                    &without_version(&metadata::arrange(kind, current.clone())),
+                )
             {
                 warnings.extend(told);
                 return Ok(current);
@@ -382,7 +405,7 @@ impl Api {
                 metadata::set(&mut new, field, metadata::get(current, field));
             }
         }
-        metadata::set(&mut new, "managedFields", Value::Null);
+        let sent = metadata::get(&new, "managedFields");
         let status = |object: &Value| object.get("status").cloned();
         let put_status = |object: &mut Value, status: Option<Value>| {
             if let Some(fields) = object.as_object_mut() {
@@ -419,6 +442,7 @@ impl Api {
             Part::System => {}
         }
         (kind.strategy.default)(&mut new);
+        self.claim(update, Some(current), &mut new, sent);
         if update.part == Part::Main {
             (kind.strategy.prepare_update)(&mut new, current);
         }
@@ -503,7 +527,7 @@ fn without_version(object: &Value) -> Value {
     object
 }
 
-fn check_name(object: &mut Value, name: &str) -> Result<(), ApiError> {
+pub(super) fn check_name(object: &mut Value, name: &str) -> Result<(), ApiError> {
     let given = metadata::text(object, "name").to_owned();
     if given.is_empty() {
         metadata::set(object, "name", name.into());
@@ -515,7 +539,11 @@ fn check_name(object: &mut Value, name: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn check_namespace(kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), ApiError> {
+pub(super) fn check_namespace(
+    kind: &Kind,
+    namespace: &str,
+    object: &mut Value,
+) -> Result<(), ApiError> {
     let given = metadata::text(object, "namespace").to_owned();
     if !kind.namespaced {
         metadata::set(object, "namespace", Value::Null);

@@ -1,5 +1,6 @@
 //! The room from outside.
 
+mod apply;
 mod cluster;
 mod durability;
 mod exec;

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::WebSocketIo;
@@ -61,5 +62,13 @@ fn key(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
 pub async fn accept(upgrade: OnUpgrade, tls: Arc<ServerConfig>) -> io::Result<Transport> {
     let upgraded = upgrade.await.map_err(io::Error::other)?;
     let socket = WebSocketIo::server(TokioIo::new(upgraded)).await;
-    tokio_rustls::TlsAcceptor::from(tls).accept(socket).await
+    let handshake = tokio_rustls::TlsAcceptor::from(tls).accept(socket);
+    match handshake.into_fallible().await {
+        Ok(transport) => Ok(transport),
+        Err((error, mut socket)) => {
+            // The other side is told why: the words wait in the websocket still.
+            let _ = socket.shutdown().await;
+            Err(error)
+        }
+    }
 }

@@ -452,7 +452,7 @@ async fn works(settings: &ConnectSettings, sessions: &mut mpsc::Receiver<(Sessio
 }
 
 #[tokio::test]
-async fn both_ends_know_each_other_inside_the_websocket() {
+async fn s6_both_ends_know_each_other_inside_the_websocket() {
     let authority = Authority::new().expect("authority");
     let own = authority.issue("agent", false).expect("certificate");
     let hubs = authority.issue("hub", false).expect("certificate");

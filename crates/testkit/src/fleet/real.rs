@@ -223,10 +223,15 @@ impl RealFleet {
             .clusters
             .split_first()
             .context("a fleet without a host")?;
-        let mut objects = vec![seed::host_cluster(
-            &host.plane.kubeconfig()?,
-            &server(&host.plane),
-        )];
+        let kubectl = Kubectl::new(&host.plane.kubeconfig_path())?;
+        let own = seed::host_cluster(&host.plane.kubeconfig()?, &server(&host.plane));
+        let ran = kubectl.run_with_input(&["create", "-f", "-"], &own.to_string());
+        // The host's controllers may have been faster.
+        ensure!(
+            ran.code == 0 || ran.stderr.contains("AlreadyExists"),
+            "create the host's Cluster: {ran:?}"
+        );
+        let mut objects = Vec::new();
         for member in members {
             let endpoint = (crate::network::pods() == Network::LOOPBACK)
                 .then(|| format!("http://{}", member.endpoint));
@@ -237,7 +242,7 @@ impl RealFleet {
                 endpoint.as_deref(),
             ));
         }
-        create(&Kubectl::new(&host.plane.kubeconfig_path())?, objects)
+        create(&kubectl, objects)
     }
 }
 

@@ -2,3 +2,4 @@
 
 mod kubectl;
 mod original;
+mod port_forward;

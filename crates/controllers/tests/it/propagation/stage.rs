@@ -34,9 +34,10 @@ pub enum Plane {
 }
 
 impl Plane {
-    pub async fn embedded(name: &str) -> Self {
+    /// With the garbage collector or without, which is enough where many are needed.
+    pub async fn embedded(name: &str, controllers: bool) -> Self {
         let mut options = kah_localkube::Options::new(name);
-        options.controllers = false;
+        options.controllers = controllers;
         options.crds = definitions();
         let cluster = kah_localkube::Cluster::start(options).await.unwrap();
         let client = cluster.client();
@@ -131,6 +132,14 @@ impl Objects {
         let api = Api::all_with(client, &resource);
         Self { api, resource }
     }
+
+    /// One of them, to be.
+    pub fn object(&self, name: &str, mut content: Value) -> DynamicObject {
+        content["metadata"]["name"] = name.into();
+        content["apiVersion"] = self.resource.api_version.clone().into();
+        content["kind"] = self.resource.kind.clone().into();
+        serde_json::from_value(content).unwrap()
+    }
 }
 
 pub fn api(client: &Client, version: &str, kind: &str, plural: &str) -> Objects {
@@ -162,7 +171,7 @@ pub struct Stage {
 pub fn pace() -> Pace {
     Pace {
         look: Duration::from_millis(400),
-        rest: 1,
+        rest: Duration::ZERO,
         stagger: Duration::ZERO,
         retry: Retry {
             first: Duration::from_millis(20),
@@ -178,9 +187,9 @@ impl Stage {
     pub async fn embedded(names: &[&str]) -> Self {
         let mut planes = Vec::new();
         for name in names {
-            planes.push(((*name).to_owned(), Plane::embedded(name).await));
+            planes.push(((*name).to_owned(), Plane::embedded(name, true).await));
         }
-        Self::of(Plane::embedded("host").await, planes).await
+        Self::of(Plane::embedded("host", true).await, planes).await
     }
 
     /// A host of these members; nothing runs yet.
@@ -383,11 +392,7 @@ pub async fn put(objects: &Objects, name: &str, content: Value) {
             .unwrap();
         return;
     }
-    let mut content = content;
-    content["metadata"]["name"] = name.into();
-    content["apiVersion"] = objects.resource.api_version.clone().into();
-    content["kind"] = objects.resource.kind.clone().into();
-    let object: DynamicObject = serde_json::from_value(content).unwrap();
+    let object = objects.object(name, content);
     objects
         .create(&PostParams::default(), &object)
         .await

@@ -1,0 +1,257 @@
+//! The connection that the host stores for a member: replaced by one that was tried and that leads to the same cluster, or not at all.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use kube::{api::PostParams, core::DynamicObject};
+
+use super::{Action, Connected, Request, RestoreError, authority, credential};
+use crate::{
+    AccessCode, Host, Kubeconfig, Member, fault_of,
+    host::clusters,
+    identity::identity,
+    join::{JoinError, refuse_known},
+};
+
+/// For one question to a cluster that may not answer.
+const ANSWER: Duration = Duration::from_secs(4);
+/// For the host to follow its own write.
+const FOLLOWED: Duration = Duration::from_secs(5);
+
+/// Replaces what is stored by what the request brings, or by a credential of our own where the stored one ends soon; only in thought for a dry run.
+pub(super) async fn mend(
+    host: &Host,
+    member: &Arc<Member>,
+    request: &Request,
+) -> Result<Connected, RestoreError> {
+    let mut connected = Connected {
+        member: member.clone(),
+        is_candidate: false,
+        actions: Vec::new(),
+        code: None,
+        evidence: String::new(),
+    };
+    if let Some(brought) = brought(member, request).await? {
+        let replacement = Replacement::prepare(host, member, &brought.kubeconfig).await?;
+        connected.actions = brought.actions;
+        connected.code = Some(brought.code);
+        connected.evidence = "the stored connection is replaced".into();
+        if request.dry_run {
+            connected.is_candidate = true;
+            connected.member = replacement.candidate;
+        } else {
+            connected.member = replacement.store(host).await?;
+        }
+        return Ok(connected);
+    }
+    let now = host.clock.now();
+    if let Some(expiry) = member.credential().filter(|expiry| expiry.is_soon(now))
+        && expiry.left(now).is_positive()
+    {
+        connected.code = Some(AccessCode::CredentialExpiring);
+        connected.evidence = expiry.words(now);
+        connected.actions.push(Action::new(
+            "stored credential",
+            expiry.words(now),
+            format!("a token of ServiceAccount {}", credential::account()),
+        ));
+        if !request.dry_run {
+            credential::renew_credential(host, member).await?;
+            connected.member = host
+                .registry
+                .get(&request.cluster)
+                .ok_or_else(|| RestoreError::Unknown(request.cluster.clone()))?;
+        }
+    }
+    Ok(connected)
+}
+
+/// A kubeconfig to take the place of the stored one, and what is different in it.
+struct Brought {
+    kubeconfig: Vec<u8>,
+    actions: Vec<Action>,
+    code: AccessCode,
+}
+
+async fn brought(member: &Member, request: &Request) -> Result<Option<Brought>, RestoreError> {
+    let stored = member.stored();
+    let known = match &stored {
+        Ok((stored, _)) => authority::known(stored),
+        Err(_) => "none".into(),
+    };
+    if let Some(kubeconfig) = &request.kubeconfig {
+        let new = Kubeconfig::read(kubeconfig).map_err(RestoreError::Kubeconfig)?;
+        let mut actions = vec![Action::new(
+            "stored credential",
+            stored
+                .as_ref()
+                .map_or_else(ToString::to_string, |(stored, _)| stored.words()),
+            new.words(),
+        )];
+        let brought = authority::known(&new);
+        if brought != known {
+            actions.push(Action::new("stored authority", known, brought));
+        }
+        if let Ok((_, address)) = &stored
+            && *address != new.server
+        {
+            let (from, to) = (address.to_string(), new.server.to_string());
+            actions.push(Action::new("address of the kube-apiserver", from, to));
+        }
+        return Ok(Some(Brought {
+            kubeconfig: kubeconfig.clone(),
+            actions,
+            code: AccessCode::CredentialRejected,
+        }));
+    }
+    let Some(accepted) = &request.accept_ca else {
+        return Ok(None);
+    };
+    let shown = authority::shown(member).await?;
+    if !shown.is(accepted) {
+        return Err(RestoreError::Authority {
+            known,
+            shown: shown.fingerprint,
+        });
+    }
+    if shown.fingerprint == known {
+        return Ok(None);
+    }
+    let stored = member.stored_yaml().map_err(RestoreError::Settings)?;
+    let kubeconfig =
+        Kubeconfig::changed(&stored, Some(&shown.pem), None).map_err(RestoreError::Settings)?;
+    Ok(Some(Brought {
+        kubeconfig,
+        actions: vec![Action::new("stored authority", known, shown.fingerprint)],
+        code: AccessCode::TLSUntrusted,
+    }))
+}
+
+/// A connection that was tried.
+pub(super) struct Replacement {
+    object: DynamicObject,
+    uid: String,
+    pub(super) candidate: Arc<Member>,
+}
+
+impl Replacement {
+    /// Tries a kubeconfig: it has to open the cluster that this member is.
+    pub(super) async fn prepare(
+        host: &Host,
+        member: &Member,
+        kubeconfig: &[u8],
+    ) -> Result<Self, RestoreError> {
+        let name = member.name();
+        let found = clusters(host.client.clone()).get_opt(name).await;
+        let mut object = found
+            .map_err(failed("read the Cluster"))?
+            .ok_or_else(|| RestoreError::Unknown(name.to_owned()))?;
+        let new = Kubeconfig::read(kubeconfig).map_err(RestoreError::Kubeconfig)?;
+        let connection = &mut object.data["spec"]["connection"];
+        connection["kubeconfig"] = STANDARD.encode(kubeconfig).into();
+        if connection
+            .get("kubernetesAPIEndpoint")
+            .and_then(|it| it.as_str())
+            .is_some_and(|endpoint| !endpoint.is_empty())
+        {
+            connection["kubernetesAPIEndpoint"] = new.server.to_string().into();
+        }
+        let candidate = host
+            .registry
+            .candidate(&object)
+            .ok_or_else(|| RestoreError::Unknown(name.to_owned()))?;
+        match Self::check(host, member, &candidate).await {
+            Ok(uid) => Ok(Self {
+                object,
+                uid,
+                candidate,
+            }),
+            Err(error) => {
+                candidate.close();
+                Err(error)
+            }
+        }
+    }
+
+    /// The identity behind the candidate, if it is the member's.
+    async fn check(
+        host: &Host,
+        member: &Member,
+        candidate: &Arc<Member>,
+    ) -> Result<String, RestoreError> {
+        let client = candidate
+            .kubernetes()
+            .map_err(|error| RestoreError::Kubeconfig(error.clone()))?;
+        let found = match tokio::time::timeout(ANSWER, identity(client)).await {
+            Ok(Ok(uid)) => uid,
+            Ok(Err(error)) => {
+                let code = match &error {
+                    kube::Error::Api(status) if status.code == 401 => {
+                        Some(AccessCode::CredentialRejected)
+                    }
+                    error => fault_of(error).and_then(crate::code_of_fault),
+                };
+                let evidence = crate::with_causes(&error);
+                return Err(RestoreError::Closed { code, evidence });
+            }
+            Err(_) => {
+                return Err(RestoreError::Closed {
+                    code: Some(AccessCode::MemberUnreachable),
+                    evidence: format!("no answer within {} s", ANSWER.as_secs()),
+                });
+            }
+        };
+        match member.identity() {
+            Some(wanted) if wanted == found => {}
+            Some(wanted) => {
+                let wanted = wanted.to_owned();
+                return Err(RestoreError::Another { found, wanted });
+            }
+            // Nobody has written down yet who it is: at least it is nobody else.
+            None => {
+                refuse_known(host, &found, Some(member.name()))
+                    .await
+                    .map_err(|error| match error {
+                        JoinError::Api { doing, source } => RestoreError::Api { doing, source },
+                        JoinError::Same(other) | JoinError::IsHost(other) => {
+                            RestoreError::Other(other)
+                        }
+                        error => RestoreError::Closed {
+                            code: None,
+                            evidence: error.to_string(),
+                        },
+                    })?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes it, against the version that was read, and waits until the host goes by it.
+    pub(super) async fn store(mut self, host: &Host) -> Result<Arc<Member>, RestoreError> {
+        let name = self.candidate.name().to_owned();
+        self.object.data["status"]["uid"] = self.uid.into();
+        let written = clusters(host.client.clone())
+            .replace(&name, &PostParams::default(), &self.object)
+            .await;
+        self.candidate.close();
+        written.map_err(failed("store the connection in the Cluster"))?;
+        let followed = async {
+            loop {
+                match host.registry.get(&name) {
+                    Some(member) if member.has_connection_of(&self.candidate) => return member,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::time::timeout(FOLLOWED, followed)
+            .await
+            .map_err(|_| RestoreError::Late)
+    }
+}
+
+pub(super) fn failed(doing: &'static str) -> impl FnOnce(kube::Error) -> RestoreError {
+    move |source| RestoreError::Api {
+        doing,
+        source: Box::new(source),
+    }
+}

@@ -1,0 +1,328 @@
+//! The stored connection of a member is replaced by one that leads to the same cluster, or not at all.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jiff::{SignedDuration, Timestamp};
+use kah_api::{access::AccessCode, seed::Role};
+use kah_cluster::{
+    Host, Kubeconfig, Registry,
+    doctor::{self, Outcome as Look},
+    restore::{Outcome, Report, Request, RestoreError, State, renew_credential, restore},
+};
+use kah_iam::clock::SystemClock;
+use kah_localkube::Cluster;
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PostParams},
+};
+use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    member::{self, Member},
+    restore::{PATIENCE, plane, proof},
+};
+
+/// A host, and a member whose ks-apiserver accepts everybody.
+struct Fleet {
+    host: Host,
+    planes: [Cluster; 2],
+    server: Member,
+}
+
+impl Fleet {
+    async fn new() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let planes = [
+            plane(Role::Host, "secret", "2h").await,
+            plane(Role::Member, "secret", "0").await,
+        ];
+        // What a controller of a whole cluster does.
+        for name in ["kube-system", "kubesphere-system"] {
+            let maps: Api<k8s_openapi::api::core::v1::ConfigMap> =
+                Api::namespaced(planes[1].client(), name);
+            let map = json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": planes[1].authority().ca_pem()}});
+            maps.create(
+                &PostParams::default(),
+                &serde_json::from_value(map).unwrap(),
+            )
+            .await
+            .unwrap();
+        }
+        let server = Member::start(None, |_| {
+            member::answer(200, "application/json", "{\"gitVersion\":\"v3.4.1\"}")
+        })
+        .await
+        .unwrap();
+        let registry = crate::registry();
+        let fleet = Self {
+            host: Host {
+                client: planes[0].client(),
+                prover: kah_cluster::proof::Prover::without_key(
+                    Arc::default(),
+                    Arc::default(),
+                    Arc::new(kah_iam::clock::SystemClock::default()),
+                ),
+                registry: registry.clone(),
+                clock: Arc::new(SystemClock::default()),
+                tasks: TaskTracker::new(),
+            },
+            planes,
+            server,
+        };
+        let kubeconfig = fleet.planes[1].admin_kubeconfig().to_owned();
+        fleet.create(&kubeconfig).await;
+        let client = fleet.planes[0].client();
+        tokio::spawn(async move { registry.follow(client).await });
+        fleet.host.registry.synced().await;
+        fleet
+    }
+
+    fn clusters(&self) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "clusters");
+        Api::all_with(self.planes[0].client(), &resource)
+    }
+
+    /// The Cluster with this kubeconfig, and no identity; the registry knows it.
+    async fn store(&self, kubeconfig: &str) {
+        let uid = self.create(kubeconfig).await;
+        crate::until("the registry has it", || {
+            let member = self.registry().get("m");
+            member.is_some_and(|member| member.uid() == uid)
+        })
+        .await;
+    }
+
+    async fn create(&self, kubeconfig: &str) -> String {
+        let server = format!("https://{}", self.planes[1].address());
+        let object =
+            kah_api::seed::member_cluster("m", kubeconfig, &server, Some(&self.server.url()));
+        let clusters = self.clusters();
+        let _ = clusters.delete("m", &Default::default()).await;
+        let created = clusters
+            .create(
+                &PostParams::default(),
+                &serde_json::from_value(object).unwrap(),
+            )
+            .await
+            .unwrap();
+        created.metadata.uid.unwrap()
+    }
+
+    fn registry(&self) -> &Registry {
+        &self.host.registry
+    }
+
+    async fn object(&self) -> Value {
+        serde_json::to_value(self.clusters().get("m").await.unwrap()).unwrap()
+    }
+
+    async fn stored(&self) -> String {
+        let object = self.object().await;
+        let text = object["spec"]["connection"]["kubeconfig"].as_str().unwrap();
+        String::from_utf8(STANDARD.decode(text).unwrap()).unwrap()
+    }
+
+    async fn restore(&self, change: impl FnOnce(&mut Request)) -> Result<Report, RestoreError> {
+        let mut request = Request {
+            patience: PATIENCE,
+            ..Request::new("m", "tester", proof())
+        };
+        change(&mut request);
+        restore(&self.host, &request, &mut |_: &State| {
+            ControlFlow::Continue(())
+        })
+        .await
+    }
+
+    async fn codes(&self) -> Vec<AccessCode> {
+        let member = self.registry().get("m").unwrap();
+        let evidence = doctor::gather(&self.host, &member, &proof()).await;
+        let found = doctor::examine(&evidence);
+        found.into_iter().map(|finding| finding.code).collect()
+    }
+}
+
+/// The kubeconfig with another authority's certificate.
+fn with_authority_of(kubeconfig: &str, from: &Cluster, to: &Cluster) -> String {
+    let (old, new) = (
+        STANDARD.encode(from.authority().ca_pem()),
+        STANDARD.encode(to.authority().ca_pem()),
+    );
+    assert!(kubeconfig.contains(&old));
+    kubeconfig.replace(&old, &new)
+}
+
+#[tokio::test]
+async fn a_changed_authority_is_shown_and_taken_only_at_its_fingerprint() {
+    let fleet = Fleet::new().await;
+    let good = fleet.stored().await;
+    let [host, member] = &fleet.planes;
+    fleet.store(&with_authority_of(&good, member, host)).await;
+    assert_eq!(fleet.codes().await, [AccessCode::TLSUntrusted]);
+    let wrong = fleet.stored().await;
+
+    let Err(RestoreError::Authority { known, shown }) = fleet.restore(|_| {}).await else {
+        panic!("it asks first")
+    };
+    assert_ne!(known, shown);
+    let other = fleet
+        .restore(|request| request.accept_ca = Some(known))
+        .await;
+    assert!(
+        matches!(other, Err(RestoreError::Authority { .. })),
+        "{other:?}"
+    );
+    let planned = fleet
+        .restore(|request| {
+            request.accept_ca = Some(shown.clone());
+            request.dry_run = true;
+        })
+        .await
+        .unwrap();
+    assert_eq!(planned.outcome, Outcome::Planned);
+    assert_eq!(planned.actions[0].to, shown);
+    assert_eq!(fleet.stored().await, wrong, "nothing is stored so far");
+
+    let done = fleet
+        .restore(|request| request.accept_ca = Some(format!("SHA256:{}", shown.replace(':', ""))))
+        .await
+        .unwrap();
+    assert_eq!(done.outcome, Outcome::Restored);
+    assert_eq!(fleet.codes().await, []);
+}
+
+#[tokio::test]
+async fn r2_a_kubeconfig_is_stored_only_if_it_opens_the_same_cluster() {
+    let fleet = Fleet::new().await;
+    let good = fleet.stored().await;
+    let line = |key: &str| {
+        let line = good.lines().find(|line| line.contains(key)).unwrap();
+        line.split(": ")
+            .nth(1)
+            .unwrap()
+            .trim()
+            .trim_matches('"')
+            .to_owned()
+    };
+    let revoked = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         clusters: [{{name: k, cluster: {{server: '{}', certificate-authority-data: {}}}}}]\n\
+         users: [{{name: u, user: {{token: revoked}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n",
+        line("server"),
+        line("certificate-authority-data"),
+    );
+    fleet.store(&revoked).await;
+    assert_eq!(fleet.codes().await, [AccessCode::CredentialRejected]);
+    let ended = fleet.restore(|_| {}).await.unwrap_err();
+    assert_eq!(ended.code(), Some(AccessCode::CredentialRejected));
+    assert!(ended.remedy().unwrap().text.contains("--kubeconfig"));
+
+    let bring = |text: &str| {
+        let text = text.as_bytes().to_vec();
+        fleet.restore(move |request| request.kubeconfig = Some(text))
+    };
+    assert!(matches!(
+        bring("rubbish: [").await,
+        Err(RestoreError::Kubeconfig(_))
+    ));
+    assert!(matches!(
+        bring(&revoked).await,
+        Err(RestoreError::Closed { .. })
+    ));
+    let of_host = fleet.planes[0].admin_kubeconfig().to_owned();
+    assert!(matches!(bring(&of_host).await, Err(RestoreError::Other(_))));
+    assert_eq!(fleet.stored().await, revoked);
+    assert_eq!(fleet.object().await["status"]["uid"], Value::Null);
+
+    let done = bring(&good).await.unwrap();
+    assert_eq!(done.outcome, Outcome::Restored);
+    assert_eq!(done.actions[0].what, "stored credential");
+    assert_eq!(fleet.stored().await, good);
+    assert_eq!(fleet.codes().await, []);
+    // From now on it is known who it is.
+    let uid = fleet.object().await["status"]["uid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(!uid.is_empty());
+    let other = json!({"status": {"uid": "of another cluster"}});
+    fleet
+        .clusters()
+        .patch("m", &Default::default(), &Patch::Merge(other))
+        .await
+        .unwrap();
+    crate::until("the registry has it", || {
+        fleet.registry().get("m").unwrap().identity() == Some("of another cluster")
+    })
+    .await;
+    let Err(RestoreError::Another { found, wanted }) = bring(&good).await else {
+        panic!("it is another cluster")
+    };
+    assert_eq!((found, wanted.as_str()), (uid, "of another cluster"));
+}
+
+#[tokio::test]
+async fn a_credential_that_ends_soon_is_replaced_by_one_of_the_hosts_own() {
+    let fleet = Fleet::new().await;
+    let server = format!("https://{}", fleet.planes[1].address());
+    let authority = fleet.planes[1].authority();
+    // A year from then ends in ten days.
+    let then = Timestamp::now() - SignedDuration::from_hours(355 * 24);
+    let short = authority
+        .client_certificate("kubernetes-admin", &["system:masters"], then)
+        .unwrap();
+    fleet
+        .store(&authority.kubeconfig("m", &server, &short))
+        .await;
+    assert_eq!(fleet.codes().await, [AccessCode::CredentialExpiring]);
+
+    let planned = fleet
+        .restore(|request| request.dry_run = true)
+        .await
+        .unwrap();
+    assert_eq!(
+        (planned.outcome, planned.actions.len()),
+        (Outcome::Planned, 1)
+    );
+    assert_eq!(fleet.codes().await, [AccessCode::CredentialExpiring]);
+    let done = fleet.restore(|_| {}).await.unwrap();
+    assert_eq!(done.outcome, Outcome::Restored);
+    assert_eq!(done.code, Some(AccessCode::CredentialExpiring));
+    assert_eq!(fleet.codes().await, []);
+    let stored = fleet.stored().await;
+    let read = Kubeconfig::read(stored.as_bytes()).unwrap();
+    assert!(read.tls.client_certificate.is_none() && !stored.contains("client-key"));
+    let left = read.expiry.unwrap().left(Timestamp::now());
+    assert!(left > SignedDuration::from_hours(80 * 24), "{left}");
+
+    // The account renews itself, and can do what a host does: look, restore, bring users.
+    let member = fleet.registry().get("m").unwrap();
+    let renewed = renew_credential(&fleet.host, &member).await.unwrap();
+    assert!(renewed.ends.unwrap() >= read.expiry.unwrap().ends);
+    let member = fleet.registry().get("m").unwrap();
+    let evidence = doctor::gather(&fleet.host, &member, &proof()).await;
+    let report = doctor::report(&evidence);
+    assert!(
+        report.findings.is_empty() && report.unknown.is_empty(),
+        "{report:?}"
+    );
+    assert!(
+        report
+            .stages
+            .iter()
+            // Without controllers there is no replica.
+            .all(|stage| stage.outcome == Look::Passed || stage.name == "deployment"),
+        "{report:?}"
+    );
+    // But not whatever an administrator may.
+    let secrets: Api<k8s_openapi::api::core::v1::Secret> =
+        Api::namespaced(member.kubernetes().unwrap(), "kubesphere-system");
+    let refused = secrets.list(&Default::default()).await.unwrap_err();
+    assert!(matches!(refused, kube::Error::Api(status) if status.code == 403));
+}

@@ -1,0 +1,101 @@
+//! The doctor toward members that say little or nothing.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use kah_cluster::{
+    AccessCode, Host,
+    doctor::{self, Outcome},
+    proof::Prover,
+};
+use kah_iam::clock::SystemClock;
+use serde_json::json;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    cluster, kubeconfig,
+    member::{Member, Reply, answer},
+    restore::proof,
+};
+
+/// A host whose own kube-apiserver is at this address, with this one member.
+fn host(own: &str, connection: serde_json::Value) -> Host {
+    let registry = crate::registry();
+    registry.replace(vec![cluster("m", "1", connection)]);
+    let clock = Arc::new(SystemClock::default());
+    let config = kube::Config::new(own.parse().expect("address"));
+    Host {
+        client: kube::Client::try_from(config).expect("client"),
+        registry,
+        prover: Prover::without_key(Arc::default(), Arc::default(), clock.clone()),
+        clock,
+        tasks: TaskTracker::new(),
+    }
+}
+
+async fn examined(host: &Host) -> doctor::Report {
+    let member = host.registry.get("m").expect("member");
+    let since = Instant::now();
+    let evidence = doctor::gather(host, &member, &proof()).await;
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    doctor::report(&evidence)
+}
+
+#[tokio::test]
+async fn all_questions_together_end_within_eight_seconds() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let silent = Member::start(None, |_| Reply::Stall).await.expect("server");
+    // It begins to answer, which is worse than to say nothing: more is asked then.
+    let halting = Member::start(None, |seen| {
+        if seen.target.contains("configmaps") {
+            let map = json!({"metadata": {"name": "kubesphere-config"}, "data": {"kubesphere.yaml": "multicluster: {clusterRole: member}\n"}});
+            answer(200, "application/json", map.to_string())
+        } else {
+            Reply::Stall
+        }
+    })
+    .await
+    .expect("server");
+    let text = kubeconfig(&halting.url(), "", "token: stored");
+    let host = host(
+        &silent.url(),
+        json!({"type": "direct", "kubesphereAPIEndpoint": silent.url(), "kubeconfig": STANDARD.encode(text)}),
+    );
+    let report = examined(&host).await;
+    let codes: Vec<AccessCode> = report.findings.iter().map(|it| it.code).collect();
+    assert_eq!(codes, [AccessCode::MemberUnreachable]);
+    let failed = report
+        .stages
+        .iter()
+        .filter(|it| it.outcome == Outcome::Failed);
+    let failed: Vec<&str> = failed.map(|stage| stage.name).collect();
+    assert_eq!(failed, ["kube-apiserver", "token"]);
+}
+
+#[tokio::test]
+async fn a_member_without_a_kubeconfig_is_healthy_as_far_as_it_was_looked_at() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let silent = Member::start(None, |_| Reply::Stall).await.expect("server");
+    let member = Member::start(None, |_| answer(200, "application/json", "{}"))
+        .await
+        .expect("server");
+    let host = host(
+        &silent.url(),
+        json!({"type": "direct", "kubesphereAPIEndpoint": member.url()}),
+    );
+    let report = examined(&host).await;
+    assert!(report.healthy && report.findings.is_empty(), "{report:?}");
+    assert_eq!(
+        report.unknown,
+        [
+            "kube-apiserver",
+            "deployment",
+            "configuration",
+            "credential"
+        ]
+    );
+}

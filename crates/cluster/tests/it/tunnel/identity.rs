@@ -1,0 +1,266 @@
+//! Who may hold a tunnel, and for what.
+
+use std::time::Duration;
+
+use kah_cluster::{
+    AccessCode,
+    agent::{Settings, TunnelError, check},
+    tunnel::{
+        PATH, TunnelLimits,
+        authority::{SERVER_NAME, TunnelAuthority, client_config, expires},
+    },
+};
+use kah_net::{
+    Address,
+    tunnel::{
+        ConnectSettings, Proxies, Session, SessionLimits, Side, connect, read_frame, session,
+        write_frame,
+    },
+};
+use serde_json::{Value, json};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Front, InMemory, Replica, agent, authority, clock, dialled, held, now, settings, start,
+};
+use crate::{
+    get, hop,
+    member::{Member, answer},
+    until,
+};
+
+async fn server() -> Member {
+    Member::start(None, |_| answer(200, "text/plain", "here"))
+        .await
+        .unwrap()
+}
+
+/// What the hub says to an agent with these credentials.
+async fn checked(front: &Front, pin: &str, store: &InMemory) -> Result<(), TunnelError> {
+    let stop = CancellationToken::new();
+    let nowhere = "http://127.0.0.1:1";
+    check(&settings(&front.url, pin, store, nowhere, nowhere, &stop)).await
+}
+
+#[tokio::test]
+async fn t2_an_agent_serves_its_own_cluster_and_no_other() {
+    let (a, b) = (server().await, server().await);
+    let (authority, front) = (authority(), Front::new().await);
+    let clusters = vec![dialled("a", "uid-a"), dialled("b", "uid-b")];
+    let replica = Replica::new(TunnelLimits::default(), clusters).serving(&authority);
+    let replica = front.answers(replica);
+    let _agent = agent(&front, &authority, ("a", "uid-a"), &a, &a, 1);
+    held(&replica, "uid-a", 1).await;
+    let of_b = replica.registry.get("b").unwrap();
+    let error = of_b.forward(get(), hop("/x")).await.unwrap_err();
+    assert_eq!(error.code(), Some(AccessCode::MemberUnreachable));
+    let of_a = replica.registry.get("a").unwrap();
+    of_a.forward(get(), hop("/x")).await.unwrap();
+    assert_eq!((a.seen().len(), b.seen().len()), (1, 0));
+
+    // The name of one with the UID of the other, and names that are no cluster's.
+    for (name, uid) in [("b", "uid-a"), ("a", "uid-b"), ("c", "uid-a"), ("c", "x")] {
+        let store = InMemory::issued(&authority, name, uid, now());
+        let error = checked(&front, authority.pin(), &store).await.unwrap_err();
+        assert!(matches!(error, TunnelError::Refused { .. }), "{error:?}");
+        assert!(error.is_refusal());
+    }
+    assert_eq!(replica.tunnels().counters().refused(), 4);
+    assert_eq!(replica.tunnels().count(), 1);
+}
+
+#[tokio::test]
+async fn t6_a_cluster_that_was_created_anew_is_another() {
+    let ks = server().await;
+    let (authority, front) = (authority(), Front::new().await);
+    let replica = Replica::new(TunnelLimits::default(), vec![dialled("m", "old")]);
+    let replica = front.answers(replica.serving(&authority));
+    let _agent = agent(&front, &authority, ("m", "old"), &ks, &ks, 1);
+    held(&replica, "old", 1).await;
+    let old = replica.registry.get("m").unwrap();
+    replica.registry.apply(&dialled("m", "new"));
+    held(&replica, "old", 0).await;
+    old.forward(get(), hop("/x")).await.unwrap_err();
+    let new = replica.registry.get("m").unwrap();
+    let error = new.forward(get(), hop("/x")).await.unwrap_err();
+    assert_eq!(error.code(), Some(AccessCode::MemberUnreachable));
+    // The agent of old comes back and is refused.
+    until("it is refused", || {
+        replica.tunnels().counters().refused() > 0
+    })
+    .await;
+    let store = InMemory::issued(&authority, "m", "old", now());
+    let error = checked(&front, authority.pin(), &store).await.unwrap_err();
+    let words = kah_cluster::with_causes(&error);
+    assert!(words.contains("m has left this hub since"), "{words}");
+    assert_eq!(replica.tunnels().count(), 0);
+    // One that enrolled since is let in.
+    let _agent = agent(&front, &authority, ("m", "new"), &ks, &ks, 1);
+    held(&replica, "new", 1).await;
+    new.forward(get(), hop("/x")).await.unwrap();
+    replica.registry.delete(&dialled("m", "new"));
+    held(&replica, "new", 0).await;
+}
+
+#[tokio::test]
+async fn w12_an_agent_refuses_a_hub_with_another_authority_and_does_not_hurry_back() {
+    let ks = server().await;
+    let (ours, theirs, front) = (authority(), authority(), Front::new().await);
+    let replica = Replica::new(TunnelLimits::default(), vec![dialled("m", "1")]);
+    let replica = front.answers(replica.serving(&theirs));
+    // The hub has another authority than the one that was pinned.
+    let store = InMemory::issued(&ours, "m", "1", now());
+    let error = checked(&front, ours.pin(), &store).await.unwrap_err();
+    assert!(matches!(error, TunnelError::AnotherHub { .. }), "{error:?}");
+    let words = error.to_string();
+    assert!(
+        words.contains("is not the hub that this cluster joined"),
+        "{words}"
+    );
+    assert!(words.contains(ours.pin()), "{words}");
+    // The stored authority is not the one pinned: nobody is even dialled.
+    let before = front.dialled();
+    let error = checked(&front, theirs.pin(), &store).await.unwrap_err();
+    assert!(matches!(error, TunnelError::Authority(_)), "{error:?}");
+    assert_eq!(front.dialled(), before);
+    // A certificate of another authority than the hub's.
+    let foreign = InMemory::issued(&ours, "m", "1", now());
+    theirs
+        .ca_pem()
+        .clone_into(&mut foreign.0.lock().unwrap().authority);
+    let error = checked(&front, theirs.pin(), &foreign).await.unwrap_err();
+    assert!(
+        matches!(error, TunnelError::NotAccepted { .. }),
+        "{error:?}"
+    );
+    // One that has ended.
+    let ended = now() - Duration::from_secs(200 * 24 * 3600);
+    let ended = InMemory::issued(&theirs, "m", "1", ended);
+    let error = checked(&front, theirs.pin(), &ended).await.unwrap_err();
+    assert!(
+        matches!(error, TunnelError::NotAccepted { .. }),
+        "{error:?}"
+    );
+    assert_eq!(replica.tunnels().counters().accepted(), 0);
+
+    // In the time in which one that finds nobody tries twenty times, one that was refused tries once.
+    let dialled = front.dialled();
+    let stop = CancellationToken::new();
+    let url = ks.url();
+    let refused = settings(&front.url, ours.pin(), &store, &url, &url, &stop);
+    let _refused = start(refused, stop);
+    until("it tries", || front.dialled() == dialled + 1).await;
+    let silent = Front::new().await;
+    let _cut_off = agent(&silent, &theirs, ("m", "1"), &ks, &ks, 1);
+    until("the other one tries", || silent.dialled() >= 20).await;
+    assert_eq!(front.dialled(), dialled + 1);
+}
+
+/// Dials as whoever holds these credentials, and returns what the hub says and the session.
+async fn raw(front: &Front, authority: &TunnelAuthority, store: &InMemory) -> (Value, Session) {
+    let kept = store.now();
+    let own = kah_cluster::tunnel::authority::Issued {
+        chain: kept.chain,
+        key: kept.key,
+    };
+    let mut tls = client_config(authority.ca_pem(), authority.pin(), &own, clock()).unwrap();
+    tls.alpn_protocols = vec![b"kubeaihub-tunnel/1".to_vec()];
+    let settings = ConnectSettings {
+        address: Address::parse(&front.url).unwrap(),
+        path: PATH,
+        proxies: Proxies::default(),
+        tls: tls.into(),
+        server_name: SERVER_NAME.try_into().unwrap(),
+        step: Duration::from_secs(5),
+    };
+    let mut transport = connect(&settings).await.unwrap();
+    let word = read_frame(&mut transport, 4096).await.unwrap();
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let limits = SessionLimits::default();
+    let (session, _incoming) = session(transport, Side::Dialled, limits, &stop, &tasks);
+    (serde_json::from_slice(&word).unwrap(), session)
+}
+
+async fn ask(session: &Session, word: Value) -> Value {
+    let mut stream = session.open().await.unwrap();
+    write_frame(&mut stream, word.to_string().as_bytes())
+        .await
+        .unwrap();
+    let answer = read_frame(&mut stream, 32 * 1024);
+    let answer = tokio::time::timeout(Duration::from_secs(10), answer);
+    serde_json::from_slice(&answer.await.unwrap().unwrap()).unwrap()
+}
+
+/// Mid-session, whatever it says: what is not an agent's to ask is refused and counted.
+#[tokio::test]
+async fn t2_nothing_that_an_agent_says_makes_it_another() {
+    let b = server().await;
+    let (authority, front) = (authority(), Front::new().await);
+    let clusters = vec![dialled("a", "uid-a"), dialled("b", "uid-b")];
+    let replica = Replica::new(TunnelLimits::default(), clusters).serving(&authority);
+    let replica = front.answers(replica);
+    let _agent = agent(&front, &authority, ("b", "uid-b"), &b, &b, 1);
+    held(&replica, "uid-b", 1).await;
+
+    let store = InMemory::issued(&authority, "a", "uid-a", now());
+    let (word, session) = raw(&front, &authority, &store).await;
+    assert_eq!(word, json!("yes"));
+    for word in [
+        json!({"relay": {"cluster": "uid-b", "target": "ks-apiserver"}}),
+        json!({"relay": {"cluster": "uid-b", "target": "kube-apiserver"}}),
+        json!({"to": "ks-apiserver"}),
+        json!({"to": "kube-apiserver"}),
+    ] {
+        let answer = ask(&session, word).await;
+        assert_eq!(answer["no"]["reason"], "not-allowed", "{answer}");
+    }
+    assert_eq!(replica.tunnels().counters().not_allowed(), 4);
+    assert!(b.seen().is_empty());
+    // A request for a certificate gets the session's own identity, whatever it names.
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI(
+        "kubeaihub:agent:b:uid-b".try_into().unwrap(),
+    )];
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let csr = params.serialize_request(&key).unwrap().pem().unwrap();
+    let answer = ask(&session, json!({"renew": {"csr": csr}})).await;
+    let chain = answer["certificate"].as_str().unwrap();
+    let identity = kah_cluster::tunnel::authority::certifies(chain, &key.serialize_pem());
+    assert_eq!(identity.unwrap().uri(), "kubeaihub:agent:a:uid-a");
+    // Another replica's certificate opens members, but is none of an agent.
+    let peer = authority.issue_peer("r2", now()).unwrap();
+    let store = InMemory::issued(&authority, "a", "uid-a", now());
+    {
+        let mut credentials = store.0.lock().unwrap();
+        (credentials.chain, credentials.key) = (peer.chain, peer.key);
+    }
+    let (word, session) = raw(&front, &authority, &store).await;
+    assert_eq!(word, json!("yes"));
+    let relay = json!({"relay": {"cluster": "uid-b", "target": "ks-apiserver"}});
+    assert_eq!(ask(&session, relay).await, json!("yes"));
+    let unknown = json!({"relay": {"cluster": "x", "target": "ks-apiserver"}});
+    assert_eq!(ask(&session, unknown).await["no"]["reason"], "no-tunnel");
+    let renew = json!({"renew": {"csr": csr}});
+    assert_eq!(ask(&session, renew).await["no"]["reason"], "not-allowed");
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_before_it_ends() {
+    let ks = server().await;
+    let (authority, front) = (authority(), Front::new().await);
+    let replica = Replica::new(TunnelLimits::default(), vec![dialled("m", "1")]);
+    let _replica = front.answers(replica.serving(&authority));
+    let day = Duration::from_secs(24 * 3600);
+    // 90 days are given; 20 are left.
+    let store = InMemory::issued(&authority, "m", "1", now() - day * 70);
+    let before = store.now();
+    let stop = CancellationToken::new();
+    let url = ks.url();
+    let told = settings(&front.url, authority.pin(), &store, &url, &url, &stop);
+    let _agent = start(Settings { ..told }, stop);
+    until("it is renewed", || store.now() != before).await;
+    let after = store.now();
+    assert!(expires(&after.chain).unwrap() > expires(&before.chain).unwrap() + day * 60);
+    assert_ne!(after.key, before.key);
+    checked(&front, authority.pin(), &store).await.unwrap();
+}

@@ -1,0 +1,458 @@
+//! Trust moves and keys change, and nobody who asks notices.
+
+mod stage;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use http_body_util::BodyExt;
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kah_api::{cluster::Trust, seed};
+use kah_cluster::trust::{
+    TrustError, rotate,
+    rotation::{Pace, Told},
+    survey,
+};
+use kah_iam::federated::{KeyState, KeysError};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde_json::json;
+
+use stage::{Load, SECRET, Stage, clusters, eventually, until};
+
+fn fast() -> Pace {
+    Pace {
+        every: SignedDuration::from_hours(1),
+        settle: SignedDuration::from_millis(200),
+        linger: SignedDuration::from_millis(1500),
+        look: SignedDuration::from_millis(50),
+        rest: SignedDuration::from_millis(200),
+        grace: SignedDuration::from_millis(600),
+    }
+}
+
+fn reconcile(stage: &Stage) {
+    tokio::spawn(kah_controllers::trust::run_at(
+        stage.host.clone(),
+        fast(),
+        stage.stop.clone(),
+    ));
+}
+
+async fn status(stage: &Stage, cluster: &str) -> u16 {
+    stage.ask(cluster).await.unwrap().status().as_u16()
+}
+
+/// The token that a member saw last.
+fn sent(stage: &Stage, member: usize) -> String {
+    let seen = stage.members[member].server.seen();
+    let with = seen
+        .iter()
+        .rfind(|seen| !seen.header("authorization").is_empty());
+    with.unwrap().header("authorization")
+}
+
+fn states(stage: &Stage) -> Vec<KeyState> {
+    let (_, keys) = stage.host.registry.signer().keys().unwrap();
+    keys.records().iter().map(|key| key.state).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t1_d1_a_stolen_member_opens_nothing_else() {
+    let stage = Stage::new(&["own secret of m0", "own secret of m1"]).await;
+    assert_eq!(status(&stage, "m0").await, 401);
+    for cluster in ["m0", "m1"] {
+        let report = stage.move_to(cluster, Trust::Federated).await.unwrap();
+        assert!(report.moved && report.changes.is_empty() && !report.restarted);
+        assert_eq!(status(&stage, cluster).await, 200);
+    }
+    // Everything that m0 ever saw since: tokens for itself alone.
+    let token = sent(&stage, 0);
+    assert!(!stage.members[0].server.seen().iter().skip(1).any(|seen| {
+        let headers = format!("{:?}", seen.headers);
+        headers.contains(&stage.token)
+    }));
+    let header = Some(token.as_str());
+    let host = stage.judge.authenticate(header).await.unwrap_err();
+    assert_eq!(host.to_string(), "signing method EdDSA is invalid");
+    let there = straight(&stage.members[1].server.url(), &token).await;
+    assert_eq!(there.0, 401);
+    assert!(
+        there.1.contains("jwt: token has a wrong aud"),
+        "{}",
+        there.1
+    );
+    assert_eq!(
+        straight(&stage.members[0].server.url(), &token).await.0,
+        200
+    );
+    // What it knows of keys signs nothing.
+    let told = stage.members[0].told().await.unwrap();
+    let keys: serde_json::Value = serde_json::from_str(&told.data.unwrap()["keys"]).unwrap();
+    for key in keys["keys"].as_array().unwrap() {
+        assert!(key.get("d").is_none() && key["x"].is_string());
+    }
+    // The private half is in one place, and no word of ours holds it.
+    let secrets: Api<Secret> = Api::namespaced(stage.plane.client(), seed::NAMESPACE);
+    let secret = secrets.get("hub-signing-keys").await.unwrap();
+    let data = secret.data.unwrap();
+    let pem = data
+        .iter()
+        .find(|(name, _)| name.ends_with(".pem"))
+        .unwrap()
+        .1;
+    let pem = String::from_utf8(pem.0.clone()).unwrap();
+    let canary = pem.lines().nth(1).unwrap();
+    let said = format!(
+        "{:?} {:?} {:?}",
+        stage.host.registry,
+        stage.host.registry.signer(),
+        survey(&stage.host).await
+    );
+    assert!(!said.contains(canary) && !said.contains(&token));
+}
+
+/// A GET straight to a stand-in.
+async fn straight(url: &str, authorization: &str) -> (u16, String) {
+    let (url, token) = (
+        format!("{url}/api/v1/pods"),
+        authorization.trim_start_matches("Bearer ").to_owned(),
+    );
+    let asked = tokio::task::spawn_blocking(move || {
+        let answer = kah_testkit::http_client::get(&url, &token).unwrap();
+        (answer.status, answer.body)
+    });
+    asked.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trust_moves_there_and_back_and_no_request_fails() {
+    let stage = Arc::new(Stage::new(&[SECRET]).await);
+    let load = Load::start(&stage, &["m0"], 16);
+    let mut watch = stage.watch("m0").await;
+    load.more(100).await;
+    for round in 0..2 {
+        let there = stage.move_to("m0", Trust::Federated).await.unwrap();
+        assert!(there.moved, "{round}");
+        load.more(100).await;
+        assert!(sent(&stage, 0).len() < stage.token.len() * 2);
+        assert_ne!(sent(&stage, 0), format!("Bearer {}", stage.token));
+        let again = stage.move_to("m0", Trust::Federated).await.unwrap();
+        assert!(!again.moved);
+        let back = stage.move_to("m0", Trust::SharedSecret).await.unwrap();
+        assert!(back.moved && back.changes.is_empty() && !back.restarted);
+        load.more(100).await;
+        assert_eq!(sent(&stage, 0), format!("Bearer {}", stage.token));
+    }
+    // A watch that was open all the time still is.
+    for _ in 0..3 {
+        let frame = watch.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "alice");
+    }
+    let asked = load.end().await;
+    assert!(asked >= 400, "{asked}");
+
+    // The keys go when the last token has ended, and not before.
+    reconcile(&stage);
+    tokio::time::timeout(Duration::from_millis(500), std::future::pending::<()>())
+        .await
+        .unwrap_err();
+    assert!(stage.members[0].told().await.is_some());
+    stage.clock.0.fetch_add(200, Ordering::SeqCst);
+    eventually("the keys are taken back", async || {
+        stage.members[0].told().await.is_none()
+    })
+    .await;
+    assert_eq!(status(&stage, "m0").await, 200);
+    eventually("the Cluster says nothing of it any more", async || {
+        let object = clusters(&stage.plane).get("m0").await.unwrap();
+        object.metadata.annotations.unwrap_or_default().is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_with_another_secret_is_given_the_hosts_before_it_is_moved_back() {
+    let stage = Arc::new(Stage::new(&["own secret of m0"]).await);
+    stage.move_to("m0", Trust::Federated).await.unwrap();
+    let load = Load::start(&stage, &["m0"], 8);
+    load.more(50).await;
+    let back = stage.move_to("m0", Trust::SharedSecret).await.unwrap();
+    assert_eq!(back.changes.len(), 1);
+    assert_eq!(back.changes[0].key, "authentication.jwtSecret");
+    assert!(!back.restarted);
+    load.more(50).await;
+    load.end().await;
+    assert_eq!(sent(&stage, 0), format!("Bearer {}", stage.token));
+    let maps: Api<ConfigMap> = Api::namespaced(stage.members[0].plane.client(), seed::NAMESPACE);
+    let map = maps.get(seed::CONFIG).await.unwrap();
+    assert!(
+        map.binary_data
+            .unwrap()
+            .contains_key("backup-kubesphere.yaml")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j5_keys_change_and_no_request_fails() {
+    let stage = Arc::new(Stage::new(&["a", "b"]).await);
+    for cluster in ["m0", "m1"] {
+        stage.move_to(cluster, Trust::Federated).await.unwrap();
+    }
+    reconcile(&stage);
+    let load = Load::start(&stage, &["m0", "m1"], 16);
+    let mut watch = stage.watch("m1").await;
+    load.more(100).await;
+    for _ in 0..2 {
+        let old = sent(&stage, 0);
+        let next = rotate(&stage.host).await.unwrap();
+        let again = rotate(&stage.host).await;
+        assert!(matches!(again, Err(TrustError::Keys(KeysError::UnderWay))));
+        until("the new key signs alone", || {
+            states(&stage) == [KeyState::Active]
+        })
+        .await;
+        load.more(100).await;
+        for member in &stage.members {
+            eventually("members know the new key alone", async || {
+                let told = member.told().await.unwrap();
+                let keys = &told.data.unwrap()["keys"];
+                keys.contains(&next) && keys.matches("\"kid\"").count() == 1
+            })
+            .await;
+        }
+        // The old key is dead: what it signed is refused although it has not ended.
+        let mut last = String::new();
+        eventually("the old key is dead", async || {
+            let (status, body) = straight(&stage.members[0].server.url(), &old).await;
+            last = body;
+            status == 401
+        })
+        .await;
+        assert!(last.contains("key that is not trusted here"), "{last}");
+    }
+    let frame = watch.frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "alice");
+    let asked = load.end().await;
+    assert!(asked >= 300, "{asked}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_away_holds_nobody_up_and_is_told_when_it_is_back() {
+    let stage = Arc::new(Stage::new(&["a", "b"]).await);
+    for cluster in ["m0", "m1"] {
+        stage.move_to(cluster, Trust::Federated).await.unwrap();
+    }
+    let connection =
+        |server: &str| json!({"spec": {"connection": {"kubernetesAPIEndpoint": server}}});
+    let patch = async |server: &str| {
+        clusters(&stage.plane)
+            .patch(
+                "m1",
+                &PatchParams::default(),
+                &Patch::Merge(connection(server)),
+            )
+            .await
+            .unwrap();
+    };
+    // Neither its kube-apiserver nor its ks-apiserver answers.
+    patch("https://127.0.0.1:1").await;
+    stage.members[1].away.store(true, Ordering::SeqCst);
+    let away = async |stage: &Stage| {
+        let found = survey(&stage.host).await;
+        matches!(&found[1].keys.told, Told::Away(words) if !words.is_empty())
+            && found[1].keys.accepts.is_none()
+    };
+    eventually("m1 is away", async || away(&stage).await).await;
+    reconcile(&stage);
+    let load = Load::start(&stage, &["m0"], 4);
+    rotate(&stage.host).await.unwrap();
+    until("the new key signs alone", || {
+        states(&stage) == [KeyState::Active]
+    })
+    .await;
+    load.more(20).await;
+    load.end().await;
+    assert!(away(&stage).await);
+    patch(&format!("https://{}", stage.members[1].plane.address())).await;
+    stage.members[1].away.store(false, Ordering::SeqCst);
+    eventually("m1 knows the new key", async || {
+        stage
+            .ask("m1")
+            .await
+            .is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+    let found = survey(&stage.host).await;
+    assert!(
+        found.iter().all(|one| one.keys.told == Told::All),
+        "{found:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_deleted_on_a_member_is_told_again() {
+    let stage = Stage::new(&["a"]).await;
+    stage.move_to("m0", Trust::Federated).await.unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(stage.members[0].plane.client(), seed::NAMESPACE);
+    maps.delete("hub-trust", &DeleteParams::default())
+        .await
+        .unwrap();
+    eventually("the member refuses", async || {
+        status(&stage, "m0").await == 401
+    })
+    .await;
+    let answer = stage.ask("m0").await.unwrap();
+    assert_eq!(
+        answer.headers()["x-kubeaihub-member-refusal"],
+        "SignatureInvalid"
+    );
+    // Whoever does not want to wait for the reconciler asks for a restore.
+    let request = kah_cluster::restore::Request {
+        cluster: "m0".into(),
+        by: "alice".into(),
+        dry_run: true,
+        proof: stage.caller(),
+        patience: Default::default(),
+        kubeconfig: None,
+        accept_ca: None,
+    };
+    let mut observer = |_: &_| std::ops::ControlFlow::Continue(());
+    let planned = kah_cluster::restore::restore(&stage.host, &request, &mut observer)
+        .await
+        .unwrap();
+    assert_eq!(planned.changes[0].key, "ConfigMap hub-trust");
+    assert_eq!(status(&stage, "m0").await, 401);
+    let request = kah_cluster::restore::Request {
+        dry_run: false,
+        ..request
+    };
+    let done = kah_cluster::restore::restore(&stage.host, &request, &mut observer)
+        .await
+        .unwrap();
+    assert_eq!(done.outcome, kah_cluster::restore::Outcome::Restored);
+    assert_eq!(status(&stage, "m0").await, 200);
+    // Without anybody's word.
+    reconcile(&stage);
+    let patch = json!({"data": {"keys": "{\"keys\":[]}"}});
+    maps.patch("hub-trust", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .unwrap();
+    eventually("it is told again", async || {
+        let told = stage.members[0].told().await;
+        told.is_some_and(|map| map.data.unwrap()["keys"].contains("kid"))
+    })
+    .await;
+    eventually("the member accepts", async || {
+        status(&stage, "m0").await == 200
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_moves_at_once_and_one_that_is_cut_off_end_well() {
+    let stage = Arc::new(Stage::new(&[SECRET]).await);
+    let load = Load::start(&stage, &["m0"], 4);
+    let (one, two) = tokio::join!(
+        stage.move_to("m0", Trust::Federated),
+        stage.move_to("m0", Trust::Federated)
+    );
+    assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+    for _ in 0..3 {
+        let (one, two) = tokio::join!(
+            stage.move_to("m0", Trust::SharedSecret),
+            stage.move_to("m0", Trust::Federated)
+        );
+        for ended in [&one, &two] {
+            assert!(
+                matches!(ended, Ok(_) | Err(TrustError::Busy { .. })),
+                "{ended:?}"
+            );
+        }
+        assert!(one.is_ok() || two.is_ok());
+    }
+    // Cut off after so many milliseconds, and done again.
+    for (number, trust) in [Trust::Federated, Trust::SharedSecret]
+        .into_iter()
+        .cycle()
+        .take(12)
+        .enumerate()
+    {
+        let cut = Duration::from_millis(number as u64 * 3);
+        let _ = tokio::time::timeout(cut, stage.move_to("m0", trust)).await;
+        stage.move_to("m0", trust).await.unwrap();
+        assert_eq!(status(&stage, "m0").await, 200);
+    }
+    load.more(20).await;
+    load.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_offers_nothing_or_is_another_is_refused_in_words() {
+    let stage = Stage::new(&[SECRET, "b"]).await;
+    stage.members[0].go.store(true, Ordering::SeqCst);
+    let error = stage.move_to("m0", Trust::Federated).await.unwrap_err();
+    assert!(matches!(error, TrustError::NotOffered { .. }), "{error}");
+    assert!(error.to_string().contains("403"), "{error}");
+    assert!(stage.members[0].told().await.is_none());
+    assert_eq!(status(&stage, "m0").await, 200);
+    // The endpoint of one, the kube-apiserver of another.
+    let patch =
+        json!({"spec": {"connection": {"kubesphereAPIEndpoint": stage.members[1].server.url()}}});
+    clusters(&stage.plane)
+        .patch("m0", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .unwrap();
+    let mut last = None;
+    eventually("the endpoint is another", async || {
+        last = stage.move_to("m0", Trust::Federated).await.err();
+        matches!(last, Some(TrustError::Other { .. }))
+    })
+    .await;
+    assert!(
+        stage
+            .members
+            .iter()
+            .all(|member| !member.server.seen().is_empty())
+    );
+    for member in &stage.members {
+        assert!(member.told().await.is_none());
+    }
+    for (cluster, words) in [("none", "not found")] {
+        let error = stage.move_to(cluster, Trust::Federated).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    // A member that knows nobody called alice is left as it was.
+    let nobody = kah_cluster::CallerCredential::User {
+        name: "nobody".into(),
+        authorization: "Bearer x".parse().unwrap(),
+    };
+    let mut request = stage.request("m1", Trust::Federated);
+    request.proof = nobody;
+    request.patience.accept = Duration::from_millis(200);
+    let error = kah_cluster::trust::move_to(&stage.host, &request)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, TrustError::NotAccepted { .. }), "{error}");
+    assert!(stage.members[1].told().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_that_make_the_first_key_one_wins() {
+    let stage = Stage::new(&[]).await;
+    let now = stage.host.clock.now();
+    let client = &stage.host.client;
+    let made =
+        futures::future::join_all((0..8).map(|_| kah_cluster::trust::keys::ensure(client, now)))
+            .await;
+    let ids: std::collections::BTreeSet<String> = made
+        .into_iter()
+        .map(|keys| keys.unwrap().records()[0].id.clone())
+        .collect();
+    assert_eq!(ids.len(), 1);
+}
