@@ -3,6 +3,7 @@
 //! The host holds no credential of the member: at the kube-apiserver the agent's own account acts, whatever a request says.
 
 mod credentials;
+mod pod;
 mod renewal;
 mod serve;
 

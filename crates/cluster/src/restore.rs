@@ -273,7 +273,14 @@ async fn on_the_member(
     };
     // What a member accepts it is left with, but for its role: that does not keep the host out, and is wrong nevertheless.
     let role = [plan::ROLE_KEY.to_owned()];
-    let only = (before == Answer::Accepted).then_some(role.as_slice());
+    let only = match &before {
+        Answer::Refused { code, evidence } if is_beyond(*code) => {
+            let (code, evidence) = (*code, evidence.clone());
+            return Err(RestoreError::NotRepairable { code, evidence });
+        }
+        Answer::Refused { code, .. } if !is_of_user(*code) => None,
+        _ => Some(role.as_slice()),
+    };
     let key = uuid::Uuid::new_v4();
     let plan = on_member
         .plan(&member::text(&map), key.as_bytes(), only)
@@ -320,6 +327,29 @@ async fn on_the_member(
         restarted: done.restarted,
         ..report
     })
+}
+
+/// Whether the cause is one that no change on the member cures. Its configuration is left alone then, whatever it says.
+fn is_beyond(code: Option<AccessCode>) -> bool {
+    matches!(
+        code,
+        Some(
+            AccessCode::ClockSkew
+                | AccessCode::RouteForbidden
+                | AccessCode::VersionUnsupported
+                | AccessCode::NameNotResolved
+                | AccessCode::TLSExpired
+                | AccessCode::TLSUntrusted
+        )
+    )
+}
+
+/// Whether the member has found the token good, and does not let its bearer in.
+fn is_of_user(code: Option<AccessCode>) -> bool {
+    matches!(
+        code,
+        Some(AccessCode::UserMissing | AccessCode::UserDisabled)
+    )
 }
 
 fn actions(plan: &Plan, beside: &Beside, unread: bool, code: Option<AccessCode>) -> Vec<Action> {

@@ -158,7 +158,8 @@ pub(crate) async fn run(
                 until.map(|until| Duration::try_from(until.duration_since(now)).unwrap_or_default())
             }
             act => {
-                let done = attempt(host, name, metrics, &seen, act).await;
+                // A restore is a large future; that of every member is not to hold one.
+                let done = Box::pin(attempt(host, name, metrics, &seen, act)).await;
                 match done {
                     // The object has changed, or will.
                     Ok(()) => Some(AGAIN),
@@ -231,7 +232,7 @@ async fn attempt(
         tracing::info!(cluster = name, step = ?state.step, keys = ?state.keys, "restore access");
         ControlFlow::Continue(())
     };
-    let ended = restore::restore(host, &request, &mut observer).await;
+    let ended = Box::pin(restore::restore(host, &request, &mut observer)).await;
     let (warning, reason, outcome, message) = match &ended {
         Ok(report) => match report.outcome {
             Outcome::NothingToDo => return Ok(()),

@@ -1,6 +1,6 @@
 //! Streams of the host, each led to one of two servers of the member.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response, StatusCode};
 use hyper::{body::Incoming as Inbound, service::service_fn};
@@ -15,7 +15,7 @@ use kah_net::{
 use tokio::{net::TcpStream, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::Settings;
+use super::{Settings, pod};
 use crate::{
     AccountError, OwnKubernetes,
     tunnel::{
@@ -86,14 +86,26 @@ async fn no(mut stream: Stream, reason: Reason, words: String) {
     let _ = timeout(WORD, said).await;
 }
 
+/// The member's ks-apiserver by its Service; where a Service's name means nothing to this process, by the address of a Pod behind it.
 async fn ks_apiserver(settings: &Settings) -> Result<TcpStream, String> {
     let address = &settings.kubesphere;
-    let connect = TcpStream::connect((address.host.as_str(), address.port));
-    let failed = |why: &str| format!("the agent cannot reach ks-apiserver at {address}: {why}");
-    let stream = timeout(CONNECT, connect)
-        .await
-        .map_err(|_| failed("no connection in time"))?
-        .map_err(|error| failed(&error.to_string()))?;
+    let failed = |why: String| format!("the agent cannot reach ks-apiserver at {address}: {why}");
+    let late = |_| failed("no connection in time".to_owned());
+    let connected = async {
+        let named: std::io::Result<Vec<SocketAddr>> =
+            tokio::net::lookup_host((address.host.as_str(), address.port))
+                .await
+                .map(Iterator::collect);
+        let stream = match named {
+            Ok(found) => TcpStream::connect(found.as_slice()).await,
+            Err(unknown) => match pod::address(settings.kubernetes.clone()).await {
+                Some(pod) => TcpStream::connect(pod).await,
+                None => Err(unknown),
+            },
+        };
+        stream.map_err(|error| failed(error.to_string()))
+    };
+    let stream = timeout(CONNECT, connected).await.map_err(late)??;
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }

@@ -80,9 +80,11 @@ async fn all_questions_together_end_within_eight_seconds() {
 async fn a_member_without_a_kubeconfig_is_healthy_as_far_as_it_was_looked_at() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let silent = Member::start(None, |_| Reply::Stall).await.expect("server");
-    let member = Member::start(None, |_| answer(200, "application/json", "{}"))
-        .await
-        .expect("server");
+    let member = Member::start(None, |_| {
+        answer(200, "application/json", r#"{"gitVersion":"v3.4.1"}"#)
+    })
+    .await
+    .expect("server");
     let host = host(
         &silent.url(),
         json!({"type": "direct", "kubesphereAPIEndpoint": member.url()}),

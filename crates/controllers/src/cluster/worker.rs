@@ -69,6 +69,7 @@ pub async fn run(work: Work, object: watch::Receiver<Arc<DynamicObject>>, stop: 
         held: held.1,
         last: Held::default(),
         latency: latency.1,
+        latency_told: None,
         look: None,
         suspect: false,
         found: None,
@@ -76,7 +77,11 @@ pub async fn run(work: Work, object: watch::Receiver<Arc<DynamicObject>>, stop: 
         find_at: Instant::now(),
     };
     let all = async {
-        tokio::join!(probing, restoring, keeper.keep());
+        tokio::join!(
+            Box::pin(probing),
+            Box::pin(restoring),
+            Box::pin(keeper.keep())
+        );
     };
     stop.run_until_cancelled(all).await;
 }
@@ -96,6 +101,8 @@ struct Keeper<'a> {
     /// What was held when the present job was chosen.
     last: Held,
     latency: watch::Receiver<Option<Duration>>,
+    /// The latency that is told: looked at as seldom as the rest, or noise would be news.
+    latency_told: Option<Duration>,
     look: Option<Look>,
     /// Whether the last look saw a fault for the first time.
     suspect: bool,
@@ -181,6 +188,7 @@ impl<'a> Keeper<'a> {
         match done {
             Done::Nothing => self.look_at = now + jittered(AGAIN),
             Done::Looked(look) => {
+                self.latency_told = *self.latency.borrow();
                 let fault = look.accepted && look.error().is_some();
                 let news = self.look.as_ref().and_then(Look::error).is_none();
                 self.look_at = now + jittered(LOOK);
@@ -229,7 +237,7 @@ impl<'a> Keeper<'a> {
             } else {
                 object.spec.trust.as_str().to_owned()
             },
-            latency: *self.latency.borrow(),
+            latency: self.latency_told,
             certificate_ends: member
                 .filter(|_| !self.is_host)
                 .and_then(|member| member.certificate_ends()),
@@ -391,7 +399,7 @@ impl<'a> Keeper<'a> {
         let Some(member) = member.filter(|_| reached && !self.is_host) else {
             return;
         };
-        let cleaned = join::clean_member(&self.work.host, &member);
+        let cleaned = Box::pin(join::clean_member(&self.work.host, &member));
         match tokio::time::timeout(CLEAN, cleaned).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(
@@ -437,7 +445,7 @@ async fn look(work: &Work) -> Done {
     let (Some(member), Ok(proof)) = (work.host.registry.get(&work.name), work.host.proof()) else {
         return Done::Nothing;
     };
-    let evidence = doctor::gather(&work.host, &member, &proof).await;
+    let evidence = Box::pin(doctor::gather(&work.host, &member, &proof)).await;
     Done::Looked(Look::new(&evidence.route, doctor::examine(&evidence)))
 }
 

@@ -2,14 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Event};
 use kah_api::{
     cluster::Cluster as ClusterObject,
@@ -19,7 +15,7 @@ use kah_api::{
 use kah_cluster::{Host, Registry, clusters, proof::Prover};
 use kah_controllers::{Metrics, Settings};
 use kah_iam::{
-    Clock, GlobalRoles, Users,
+    GlobalRoles, SystemClock, Users,
     users::{follow_roles, follow_users},
 };
 use kah_localkube::{Cluster, Options};
@@ -37,19 +33,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub const SECRET: &str = "secret of the host";
 /// Nothing here takes longer.
 pub const SOON: Duration = Duration::from_secs(20);
-
-/// A clock that is set by hand.
-pub struct Hands(AtomicI64);
-
-impl Clock for Hands {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap()
-    }
-
-    fn uptime(&self) -> f64 {
-        0.0
-    }
-}
 
 /// What a scripted ks-apiserver does with tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,6 +63,7 @@ pub async fn plane(role: Role, secret: &str, age: &str) -> Cluster {
         .map(|definition| serde_json::to_value(definition).unwrap())
         .collect();
     options.objects = seed::objects(&Seed {
+        allowed_addresses: &["127.0.0.0/8"],
         role,
         jwt_secret: secret,
         access_token_max_age: age,
@@ -98,7 +82,8 @@ impl Stage {
         let plane = plane(Role::Host, SECRET, "2h").await;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let registry = Registry::new(kah_net::Limits::default(), stop.clone(), tasks.clone());
-        let clock = Arc::new(Hands(AtomicI64::new(1_800_000_000)));
+        // Doctor compares it with what members say.
+        let clock = Arc::new(SystemClock::default());
         let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
         let text = format!("authentication:\n  jwtSecret: \"{SECRET}\"\n");
         let configuration = Configuration::read(&text, &Default::default()).unwrap();

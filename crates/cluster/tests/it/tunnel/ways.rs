@@ -8,7 +8,9 @@ use kah_cluster::{AccessCode, Route, fault_of, tunnel::TunnelLimits};
 use kah_net::Kind;
 use kube::api::{Api, ListParams};
 
-use super::{Front, Replica, agent, authority, dialled, held};
+use tokio_util::sync::CancellationToken;
+
+use super::{Front, InMemory, Replica, agent, authority, dialled, held, now, settings, start};
 use crate::{
     get, hop,
     member::{Member, Reply, answer, stream},
@@ -106,6 +108,52 @@ async fn a_server_that_is_down_behind_the_agent_is_named() {
         words.contains("the agent cannot reach ks-apiserver"),
         "{words}"
     );
+}
+
+/// An agent that has no names of Services asks its kube-apiserver for a Pod that is ready.
+#[tokio::test]
+async fn without_names_of_services_a_ready_pod_is_reached() {
+    let ks = Member::start(None, |_| answer(200, "text/plain", "here"))
+        .await
+        .unwrap();
+    let pod = |ready: &str, port: u16| {
+        serde_json::json!({
+            "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": port}]}]},
+            "status": {"podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": ready}]},
+        })
+    };
+    let list = serde_json::json!({
+        "kind": "PodList", "apiVersion": "v1", "metadata": {},
+        "items": [pod("False", 1), pod("True", ks.address().port())],
+    });
+    let kube = Member::start(None, move |_| {
+        answer(200, "application/json", list.to_string())
+    })
+    .await
+    .unwrap();
+    let (authority, front) = (authority(), Front::new().await);
+    let replica = Replica::new(TunnelLimits::default(), vec![dialled("m", "1")]);
+    let replica = front.answers(replica.serving(&authority));
+    let stop = CancellationToken::new();
+    let store = InMemory::issued(&authority, "m", "1", now());
+    let ks_name = "http://ks-apiserver.invalid";
+    let told = settings(
+        &front.url,
+        authority.pin(),
+        &store,
+        ks_name,
+        &kube.url(),
+        &stop,
+    );
+    let _agent = start(told, stop);
+    held(&replica, "1", 1).await;
+    let member = replica.registry.get("m").unwrap();
+    let answered = member.forward(get(), hop("/x")).await.unwrap();
+    assert_eq!(answered.status(), 200);
+    let asked = kube.seen().pop().unwrap();
+    assert!(asked.target.contains("/namespaces/kubesphere-system/pods?"));
+    assert_eq!(asked.header("authorization"), "Bearer agents-account");
 }
 
 /// What one tunnel carries goes on when another ends, and later requests find those that are left.

@@ -83,6 +83,7 @@ async fn plane(role: Role, secret: &str) -> Cluster {
         .map(|definition| serde_json::to_value(definition).unwrap())
         .collect();
     options.objects = seed::objects(&Seed {
+        allowed_addresses: &["127.0.0.0/8"],
         role,
         jwt_secret: secret,
         access_token_max_age: if role == Role::Host { "2h" } else { "0" },
