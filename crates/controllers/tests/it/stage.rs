@@ -70,7 +70,6 @@ pub async fn plane(role: Role, secret: &str, age: &str) -> Cluster {
         image: "image",
         password_hash: "Passw0rd-of-tests",
         node_port: None,
-        allowed_addresses: &[],
     });
     Cluster::start(options).await.unwrap()
 }

@@ -90,7 +90,6 @@ async fn plane(role: Role, secret: &str) -> Cluster {
         image: "image",
         password_hash: "Passw0rd-of-tests",
         node_port: None,
-        allowed_addresses: &[],
     });
     Cluster::start(options).await.unwrap()
 }
