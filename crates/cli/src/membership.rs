@@ -125,8 +125,27 @@ pub async fn leave(name: &str, yes: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let answer = hub.delete(&format!("{CLUSTERS}/{name}")).await?;
-    understand(name, &answer)?;
-    output::data(&format!("{name} has left.\n"))
+    let left = understand(name, &answer)?;
+    output::data(&format!("{name} has left.\n"))?;
+    let texts = |field: &str| {
+        let items = left.pointer(&format!("/member/{field}"));
+        let items = items.and_then(Value::as_array).into_iter().flatten();
+        items
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let remains = texts("remains");
+    if !remains.is_empty() {
+        output::talk(&format!(
+            "In {name} there may still be {}. One of its administrators removes that with:",
+            remains.join(", ")
+        ));
+        for command in texts("commands") {
+            output::talk(&format!("  {command}"));
+        }
+    }
+    Ok(())
 }
 
 fn understand(name: &str, answer: &Answer) -> Result<Value, Failure> {

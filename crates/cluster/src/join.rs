@@ -23,6 +23,10 @@ use crate::{
     trust::{self, Published, TrustError},
 };
 
+mod clean;
+
+pub use clean::Cleaning;
+
 /// Members that are asked who they are at the same time.
 const AT_ONCE: usize = 16;
 /// How long a member that leaves is waited for, and between two looks.
@@ -212,16 +216,13 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     })
 }
 
-/// Takes a member out of the fleet. The cluster itself goes on as it is; it need not be reachable.
+/// Takes a member out of the fleet, and what is ours out of the member, which need not be reachable.
 ///
 /// # Errors
 /// [`JoinError`].
-pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
-    if host
-        .registry
-        .get(name)
-        .is_some_and(|member| member.is_host())
-    {
+pub async fn leave(host: &Host, name: &str) -> Result<Cleaning, JoinError> {
+    let member = host.registry.get(name);
+    if member.as_ref().is_some_and(|member| member.is_host()) {
         return Err(JoinError::IsHost(name.to_owned()));
     }
     let clusters = clusters(host.client.clone());
@@ -229,6 +230,17 @@ pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
         .get_opt(name)
         .await
         .map_err(api("look for the Cluster"))?;
+    // Its agent is removed by the controllers, as long as the tunnel stands.
+    let by_agent = member
+        .as_ref()
+        .is_some_and(|member| clean::by_agent(member));
+    let client = member
+        .filter(|_| by_agent)
+        .and_then(|member| member.kubernetes().ok());
+    let reached = match client {
+        Some(client) => matches!(identity_within(client).await, Ok(Some(_))),
+        None => false,
+    };
     let left = match clusters.delete(name, &DeleteParams::default()).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => {
@@ -236,10 +248,11 @@ pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
         }
         Err(error) => Err(api("delete the Cluster")(error)),
     };
+    let mut gone_in_time = false;
     if let (Ok(()), Some(before)) = (&left, &before) {
         let gone = is_gone(&clusters, name, before);
         // Controllers that are away let it go later: it is on its way out all the same.
-        let _ = tokio::time::timeout(LEAVES, gone).await;
+        gone_in_time = tokio::time::timeout(LEAVES, gone).await.is_ok();
     }
     // A cluster that is out of reach goes on trusting keys that sign nothing for it any more. What the registry knew of it is closed by now.
     let apart = before.and_then(|object| host.registry.candidate(&object));
@@ -249,7 +262,12 @@ pub async fn leave(host: &Host, name: &str) -> Result<(), JoinError> {
         }
         apart.close();
     }
-    left
+    left?;
+    Ok(if by_agent {
+        clean::remains(reached && gone_in_time)
+    } else {
+        Cleaning::default()
+    })
 }
 
 /// Ends when the host's controllers have let this object go.
@@ -280,6 +298,13 @@ pub async fn clean_member(host: &Host, member: &Member) -> Result<(), PropagateE
         given_back = released.given_back,
         "cleaned a member that leaves"
     );
+    // Last: the way to the member ends with it.
+    if clean::by_agent(member) && !clean::remove_agent(member).await {
+        tracing::warn!(
+            cluster = member.name(),
+            "the member's agent was not removed"
+        );
+    }
     Ok(())
 }
 

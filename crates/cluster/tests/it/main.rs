@@ -13,6 +13,7 @@ mod kubeconfig;
 mod registry;
 mod restore;
 mod tunnel;
+mod validation;
 
 use std::time::Duration;
 

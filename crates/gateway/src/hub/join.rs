@@ -99,13 +99,13 @@ impl Inner {
         by: &str,
     ) -> Result<Response, Box<Status>> {
         let host = self.host()?;
-        leave(host, name)
+        let cleaning = leave(host, name)
             .await
             .map_err(|error| Box::new(refusal(&error)))?;
         tracing::info!(by, cluster = name, "leave the fleet");
         Ok(answer::json(
             StatusCode::OK,
-            &json!({"cluster": name, "left": true}),
+            &json!({"cluster": name, "left": true, "member": cleaning}),
         ))
     }
 }
