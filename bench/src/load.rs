@@ -56,6 +56,14 @@ impl Work {
         })
     }
 
+    /// The latency of each request on one connection, for about `time`.
+    ///
+    /// # Errors
+    /// The connection fails or an answer is not 200.
+    pub async fn latencies(&self, time: Duration) -> Result<Vec<Duration>> {
+        self.one_connection(Instant::now() + time).await
+    }
+
     async fn one_connection(&self, end: Instant) -> Result<Vec<Duration>> {
         let stream = TcpStream::connect(&self.address)
             .await

@@ -2,6 +2,7 @@
 //!
 //! `make bench` runs it after `cargo bench`. Figures are for this machine at this moment: read the ratios.
 
+mod fleet;
 mod load;
 
 use std::io::Write as _;
@@ -26,6 +27,25 @@ struct Arguments {
     /// Seconds for each figure.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
+    /// Measure a fleet of simulated members instead.
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// A host with simulated members: idle cost, black holes, detection times
+    Fleet {
+        /// Members in all.
+        #[arg(long, default_value_t = 300)]
+        members: usize,
+        /// How many turn into black holes.
+        #[arg(long, default_value_t = 60)]
+        black_holes: usize,
+        /// Seconds for each figure of an idle fleet.
+        #[arg(long, default_value_t = 60)]
+        idle: u64,
+    },
 }
 
 /// A host with a member that it reaches at its endpoint.
@@ -40,8 +60,22 @@ struct Pair {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let time = Duration::from_secs(arguments.seconds);
+    if let Some(What::Fleet {
+        members,
+        black_holes,
+        idle,
+    }) = arguments.what
+    {
+        let plan = fleet::Plan {
+            members,
+            black_holes,
+            time: time * 3,
+            idle: Duration::from_secs(idle),
+        };
+        return print(&fleet::run(&arguments.kah, plan).await?);
+    }
     let mut report = Report::new();
-    let ours = Ours::start(&arguments.kah)?;
+    let ours = Ours::start(&arguments.kah, "1")?;
     report.pair(&ours.pair().await?, time).await?;
     drop(ours);
     if let Some(reference) = original::reference() {
@@ -54,7 +88,15 @@ async fn main() -> Result<()> {
         report.say("KAH_REFERENCE is not set: the original was not measured.");
     }
     report.ratios();
-    report.print()
+    print(&report.lines)
+}
+
+fn print(lines: &[String]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
 }
 
 /// Our own fleet, as processes.
@@ -65,14 +107,14 @@ struct Ours {
 }
 
 impl Ours {
-    fn start(program: &PathBuf) -> Result<Self> {
+    fn start(program: &std::path::Path, members: &str) -> Result<Self> {
         use std::io::BufRead;
         let data = tempfile::tempdir()?;
         let mut child = Command::new(program)
             .args([
                 "up",
                 "--members",
-                "1",
+                members,
                 "--port",
                 "0",
                 "-o",
@@ -100,13 +142,31 @@ impl Ours {
         })
     }
 
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `host:port`
+    fn address(&self) -> String {
+        let address = self.ready["address"].as_str().unwrap_or_default();
+        address.trim_start_matches("http://").to_owned()
+    }
+
+    fn password(&self) -> Result<String> {
+        let file = self.ready["passwordFile"].as_str().unwrap_or_default();
+        Ok(std::fs::read_to_string(file)?.trim().to_owned())
+    }
+
+    /// An administrator's kubeconfig of the cluster of this number; 0 is the host.
+    fn kubeconfig(&self, number: usize) -> String {
+        let file = self.ready["clusters"][number]["kubeconfig"].as_str();
+        file.unwrap_or_default().to_owned()
+    }
+
     /// Adds a second Cluster object for the member, which names its Pod's address as the endpoint.
     async fn pair(&self) -> Result<Pair> {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let address = text(&self.ready["address"]);
-        let password = std::fs::read_to_string(text(&self.ready["passwordFile"]))?;
-        let host = Kubectl::new(text(&self.ready["clusters"][0]["kubeconfig"]).as_ref())?;
-        let member_kubeconfig = text(&self.ready["clusters"][1]["kubeconfig"]);
+        let host = Kubectl::new(self.kubeconfig(0).as_ref())?;
+        let member_kubeconfig = self.kubeconfig(1);
         let member = Kubectl::new(member_kubeconfig.as_ref())?;
         let pod = member.run(&[
             "-n",
@@ -122,8 +182,8 @@ impl Ours {
             &std::fs::read_to_string(member_kubeconfig)?,
             &endpoint,
         )?;
-        let host = address.trim_start_matches("http://").to_owned();
-        let token = token(&host, password.trim()).await?;
+        let host = self.address();
+        let token = token(&host, &self.password()?).await?;
         Ok(Pair {
             name: "Kube AI Hub",
             host,
@@ -338,13 +398,5 @@ impl Report {
             ));
         }
         self.lines.extend(rows);
-    }
-
-    fn print(&self) -> Result<()> {
-        let mut out = std::io::stdout().lock();
-        for line in &self.lines {
-            writeln!(out, "{line}")?;
-        }
-        Ok(())
     }
 }

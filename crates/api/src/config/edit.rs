@@ -179,6 +179,14 @@ fn block(keys: &[&str], value: &str, indent: usize) -> String {
     out
 }
 
+/// Whether plain text would read as a truth value, as nothing, or as a number in another form than decimal (YAML 1.1).
+fn is_word(value: &str) -> bool {
+    const WORDS: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
+    WORDS.iter().any(|word| value.eq_ignore_ascii_case(word))
+        || (value.starts_with(|first: char| first.is_ascii_digit())
+            && value.contains(|other: char| !other.is_ascii_digit() && other != '.'))
+}
+
 /// The value in the style of the one that it replaces; quoted where plain text would read as something else.
 fn quoted(value: &str, style: ScalarStyle) -> String {
     let plain = !value.is_empty()
@@ -186,6 +194,7 @@ fn quoted(value: &str, style: ScalarStyle) -> String {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         && !value.starts_with(['-', '.'])
+        && !is_word(value)
         && (value.len() < 20
             || !value
                 .bytes()

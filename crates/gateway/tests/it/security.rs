@@ -446,8 +446,8 @@ async fn w5_t13_what_goes_on_ends_with_the_callers_credential_and_right() {
     let looks = stop.clone();
     tokio::spawn(async move { gateway.end_streams(Duration::from_millis(5), looks).await });
 
-    let mut member = watch(&room, "/clusters/m1/api/v1/pods?watch=1", "weak").await;
-    let mut own = watch(&room, "/api/v1/pods?watch=1", "admin").await;
+    let mut member = watch(&room, "/clusters/m1/api/v1/pods?watch=1&endless=1", "weak").await;
+    let mut own = watch(&room, "/api/v1/pods?watch=1&endless=1", "admin").await;
     // Nobody's right has ended yet: many looks change nothing.
     let quiet = tokio::time::timeout(Duration::from_millis(100), member.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
