@@ -22,6 +22,9 @@ use crate::{
 /// For each step of dialling the host.
 const STEP: Duration = Duration::from_secs(10);
 
+/// What goes on in a tunnel that was opened by an older certificate may go on for so long; that certificate itself holds for weeks then.
+const DRAIN: Duration = Duration::from_secs(60 * 60);
+
 /// Flags of `kah agent`. In a cluster that applied the manifest of `kah cluster join NAME --agent` none is needed.
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
@@ -111,6 +114,7 @@ async fn serve(
         kubernetes,
         tunnels: args.tunnels.into(),
         step: STEP,
+        drain: DRAIN,
         retry: Retry::TRANSIENT,
         refused: Retry::REFUSED,
         clock: Arc::new(SystemClock::default()),

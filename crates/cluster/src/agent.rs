@@ -6,35 +6,31 @@ mod credentials;
 mod pod;
 mod renewal;
 mod serve;
+mod tunnels;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use kah_iam::Clock;
 use kah_net::{
     Address, Kind, ProxyError,
-    tunnel::{ConnectSettings, Dialled, Proxies, SessionLimits, Side, connect, session},
+    tunnel::{ConnectSettings, Dialled, Proxies, connect},
 };
 use rustls::pki_types::ServerName;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use credentials::{Credentials, CredentialsError, Enrolment, Folder, Store, Stored};
 
 use crate::{
     OwnKubernetes,
-    retry::{Pauses, Retry},
+    retry::Retry,
     tunnel::{
         PATH, Reason, Refusal,
         authority::{AuthorityError, Issued, SERVER_NAME, client_config},
-        protocol::{ALPN, Answer, WORD, beat, hear},
+        protocol::{ALPN, Answer, WORD, hear},
     },
 };
-use renewal::Live;
-
-/// A tunnel that held for so long was a success, whatever ended it.
-const STEADY: Duration = Duration::from_secs(10);
-/// Streams of the host that one tunnel serves.
-const STREAMS: usize = 1024;
+use tunnels::Live;
 
 /// What an agent is told.
 #[derive(Clone)]
@@ -55,6 +51,8 @@ pub struct Settings {
     pub tunnels: usize,
     /// For each step of dialling.
     pub step: Duration,
+    /// How long what goes on in a tunnel may go on after another took its place.
+    pub drain: Duration,
     /// Pauses after a failure.
     pub retry: Retry,
     /// Pauses after a refusal that somebody has to mend.
@@ -143,7 +141,7 @@ pub async fn run(settings: Settings, stop: CancellationToken, tasks: TaskTracker
         let (settings, live) = (Arc::clone(&settings), Arc::clone(&live));
         let (stop, owner) = (stop.clone(), tasks.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
-            hold(&settings, &live, &stop, &owner).await;
+            tunnels::hold(&settings, &live, &stop, &owner).await;
         }));
     }
     stop.run_until_cancelled(renewal::renew(&settings, &live))
@@ -156,61 +154,6 @@ pub async fn run(settings: Settings, stop: CancellationToken, tasks: TaskTracker
 /// [`TunnelError`]
 pub async fn check(settings: &Settings) -> Result<(), TunnelError> {
     dial(settings).await.map(drop)
-}
-
-/// One tunnel, again and again.
-async fn hold(
-    settings: &Arc<Settings>,
-    live: &Live,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-) {
-    let mut transient = Pauses::of(settings.retry);
-    let mut refused = Pauses::of(settings.refused);
-    loop {
-        let since = Instant::now();
-        let pause = match once(settings, live, stop, tasks).await {
-            Ok(()) => {
-                tracing::info!(hub = %settings.hub, "a tunnel has ended");
-                refused.succeeded();
-                if since.elapsed() >= STEADY {
-                    transient.succeeded();
-                }
-                transient.failed()
-            }
-            Err(error) => {
-                let pause = if error.is_refusal() {
-                    refused.failed()
-                } else {
-                    transient.failed()
-                };
-                let words = crate::with_causes(&error);
-                tracing::warn!(error = %words, again_in = ?pause, "no tunnel");
-                pause
-            }
-        };
-        tokio::time::sleep(pause).await;
-    }
-}
-
-/// Dials, and serves the tunnel until its end.
-async fn once(
-    settings: &Arc<Settings>,
-    live: &Live,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-) -> Result<(), TunnelError> {
-    let (transport, ends) = dial(settings).await?;
-    let limits = SessionLimits {
-        ours: 8,
-        theirs: STREAMS,
-        ..SessionLimits::default()
-    };
-    let (held, incoming) = session(transport, Side::Dialled, limits, stop, tasks);
-    tracing::info!(hub = %settings.hub, "a tunnel is up");
-    let _listed = live.add(&held, ends);
-    tokio::join!(beat(&held), serve::serve(settings, incoming, stop, tasks));
-    Ok(())
 }
 
 /// Dials the host and hears whether it takes us; also when our certificate ends.

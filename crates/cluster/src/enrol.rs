@@ -24,7 +24,7 @@ use crate::{
     doctor::OLDEST,
     host::clusters,
     join::{self, JoinError},
-    tunnel::authority::{AuthorityError, Identity, TunnelAuthority, request_key},
+    tunnel::authority::{AuthorityError, TunnelAuthority, request_key},
 };
 use token::{Invitations, Invited};
 
@@ -73,9 +73,6 @@ pub enum EnrolError {
     /// A Cluster that was a member before is another cluster now.
     #[error("facts.uid: this is not the cluster that joined as {0}")]
     Other(String),
-    /// The certificate is good, and its Cluster is not there any more.
-    #[error("certificate: cluster {0} has left")]
-    Left(String),
     /// The certificate request, or the host's authority.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -150,16 +147,6 @@ pub struct Application {
     pub csr: String,
     /// What it says of its cluster.
     pub facts: Facts,
-}
-
-/// An agent's request for a new certificate. A copy of it is worth nothing: the certificate that it brings is for a key that its maker holds.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Renewal {
-    /// The chain that it has, PEM.
-    pub certificate: String,
-    /// A certificate request, PEM, by the same key.
-    pub csr: String,
 }
 
 /// What an agent gets.
@@ -281,31 +268,6 @@ pub async fn enrol(host: &Host, application: &Application) -> Result<Enrolled, E
         uid: invited.uid,
         certificate,
         authority: authority.ca_pem().to_owned(),
-    })
-}
-
-/// A new certificate for the key of one that is still good, whose Cluster is still there.
-///
-/// # Errors
-/// [`EnrolError`].
-pub async fn renew(host: &Host, renewal: &Renewal) -> Result<Enrolled, EnrolError> {
-    let now = host.clock.now();
-    let authority = TunnelAuthority::open(&host.client, now).await?;
-    let (identity, key) = authority.verify(&renewal.certificate, now)?;
-    let Identity::Agent { cluster, uid } = identity else {
-        return Err(AuthorityError::Certificate.into());
-    };
-    if request_key(&renewal.csr)? != key {
-        return Err(AuthorityError::Certificate.into());
-    }
-    if stored(host, &cluster, &uid).await?.is_none() {
-        return Err(EnrolError::Left(cluster));
-    }
-    Ok(Enrolled {
-        certificate: authority.issue_agent(&renewal.csr, &cluster, &uid, now)?,
-        authority: authority.ca_pem().to_owned(),
-        cluster,
-        uid,
     })
 }
 

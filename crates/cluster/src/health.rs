@@ -1,7 +1,8 @@
 //! What the answers of a member add up to. Pure: no clock, no network.
 //!
-//! A word of the member itself counts at once, good or bad. Silence counts once it has lasted: a blip marks nothing, and a member that is gone is
-//! known in under 10 s ([`PROBE`], [`Health::pause`] and [`LASTING`] together).
+//! Silence counts once it has lasted: a blip marks nothing, and a member that is gone is known in under 10 s ([`PROBE`], [`Health::pause`] and
+//! [`LASTING`] together). A word of the member itself counts at once where it ends silence, or a refusal that is older than [`FRESH`]; otherwise once
+//! it was heard twice in a row, and the second time is asked for at once. Replicas of a member may disagree, and what each says in its turn is no news.
 
 use std::time::Duration;
 
@@ -17,6 +18,13 @@ pub const PROBE_IN_DOUBT: Duration = Duration::from_secs(2);
 const LASTING: Duration = Duration::from_secs(4);
 /// And how many probes have to have failed.
 const FAILED: u32 = 2;
+/// How often a word that contradicts what is held has to be heard in a row, within [`SHORT`].
+const TWICE: u32 = 2;
+const SHORT: Duration = Duration::from_secs(10);
+/// So long after a change one good word is not enough for the next.
+const FRESH: Duration = Duration::from_secs(30);
+/// Before a word is asked for again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What is held of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +74,19 @@ impl Verdict {
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     verdict: Option<Verdict>,
+    /// When the verdict changed last.
+    changed: Option<Instant>,
     doubt: Option<Doubt>,
+    /// A word that contradicts the verdict.
+    heard: Option<Heard>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    /// The code of a refusal, or none.
+    code: Option<AccessCode>,
+    since: Instant,
+    times: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -91,11 +111,11 @@ impl Health {
     /// Takes in the answer to a probe; whether that changed the verdict.
     pub fn observe(&mut self, answer: &Answer, began: Instant, ended: Instant) -> bool {
         let (code, evidence) = match answer {
-            Answer::Accepted => return self.hold(Verdict::Accepted),
+            Answer::Accepted => return self.hear(Verdict::Accepted, ended),
             Answer::Refused { code, evidence } => (*code, evidence.clone()),
         };
         if let Some(code) = code.filter(|code| is_its_word(*code)) {
-            return self.hold(Verdict::Refused { code, evidence });
+            return self.hear(Verdict::Refused { code, evidence }, ended);
         }
         let doubt = self.doubt.get_or_insert(Doubt {
             since: began,
@@ -112,26 +132,63 @@ impl Health {
         if before == Some(code) {
             return false;
         }
-        self.verdict = Some(Verdict::Refused { code, evidence });
+        self.hold(Verdict::Refused { code, evidence }, ended);
         true
     }
 
     /// A word settles every doubt. The evidence of a verdict stays as it was when it was found.
-    fn hold(&mut self, verdict: Verdict) -> bool {
+    fn hear(&mut self, verdict: Verdict, now: Instant) -> bool {
         self.doubt = None;
-        let changed = self
-            .verdict
-            .as_ref()
-            .is_none_or(|before| before.code() != verdict.code());
-        if changed {
-            self.verdict = Some(verdict);
+        let code = verdict.code();
+        let needed = match &self.verdict {
+            None => 1,
+            Some(before) if before.code() == code => {
+                self.heard = None;
+                return false;
+            }
+            Some(Verdict::Accepted) => TWICE,
+            // What ends silence is news in any case.
+            Some(before) if !before.code().is_some_and(is_its_word) => 1,
+            Some(_) if verdict == Verdict::Accepted => {
+                let fresh = |at| now.duration_since(at) < FRESH;
+                if self.changed.is_some_and(fresh) {
+                    TWICE
+                } else {
+                    1
+                }
+            }
+            Some(_) => TWICE,
+        };
+        // Of those who refuse each may have its own reason.
+        let goes_on = |heard: &Heard| {
+            heard.code.is_some() == code.is_some() && now.duration_since(heard.since) < SHORT
+        };
+        let before = self.heard.filter(goes_on);
+        let heard = Heard {
+            code,
+            since: before.map_or(now, |heard| heard.since),
+            times: before.map_or(0, |heard| heard.times).saturating_add(1),
+        };
+        if heard.times < needed {
+            self.heard = Some(heard);
+            return false;
         }
-        changed
+        self.hold(verdict, now);
+        true
+    }
+
+    fn hold(&mut self, verdict: Verdict, now: Instant) {
+        self.verdict = Some(verdict);
+        self.changed = Some(now);
+        self.heard = None;
     }
 
     /// How long to wait for the next probe. `random` lies in 0..1: members that were found together are not asked together for ever.
     #[must_use]
     pub fn pause(&self, random: f64) -> Duration {
+        if self.heard.is_some() && self.doubt.is_none() {
+            return AGAIN;
+        }
         let reached = self.verdict.as_ref().is_none_or(Verdict::is_reached);
         let middle = match (&self.doubt, reached) {
             (Some(_), true) => 0.5,
@@ -196,9 +253,13 @@ mod tests {
 
     #[test]
     fn the_table_of_answers() {
-        use AccessCode::{MemberNotReady, MemberUnreachable as Gone, TokenNotInCache as NoToken};
+        use AccessCode::{
+            MemberNotReady, MemberUnreachable as Gone, SignatureInvalid as Signature,
+            TokenNotInCache as NoToken,
+        };
         use Answer::Accepted as Good;
         let gone = || refused(Gone);
+        let no = || refused(NoToken);
         for (what, answers, expected) in [
             (
                 "a blip of 3 s",
@@ -231,22 +292,73 @@ mod tests {
                 vec![None, Some(Gone), None],
             ),
             (
-                "a refusal at once, and what follows it",
+                "a refusal twice, and a cure soon after it twice",
                 vec![
-                    (0, 1, refused(NoToken)),
+                    (0, 1, no()),
+                    (200, 201, no()),
                     (3000, 3001, Good),
-                    (6000, 6001, refused(NoToken)),
+                    (3200, 3201, Good),
                 ],
-                vec![Some(NoToken), None, Some(NoToken)],
+                vec![None, Some(NoToken), Some(NoToken), None],
+            ),
+            (
+                "a cure of what has lasted, at once",
+                vec![(0, 1, no()), (200, 201, no()), (40_000, 40_001, Good)],
+                vec![None, Some(NoToken), None],
+            ),
+            (
+                "replicas that disagree while it is well",
+                vec![
+                    (0, 1, no()),
+                    (200, 201, Good),
+                    (3000, 3001, no()),
+                    (3200, 3201, Good),
+                ],
+                vec![None, None, None, None],
+            ),
+            (
+                "replicas that disagree while it refuses",
+                vec![
+                    (0, 1, no()),
+                    (200, 201, no()),
+                    (3000, 3001, Good),
+                    (3200, 3201, no()),
+                    (6000, 6001, Good),
+                    (6200, 6201, no()),
+                ],
+                vec![
+                    None,
+                    Some(NoToken),
+                    Some(NoToken),
+                    Some(NoToken),
+                    Some(NoToken),
+                    Some(NoToken),
+                ],
+            ),
+            (
+                "two refusals for different reasons",
+                vec![(0, 1, no()), (200, 201, refused(Signature))],
+                vec![None, Some(Signature)],
+            ),
+            (
+                "two refusals far apart, with silence between",
+                vec![(0, 1, no()), (200, 201, gone()), (11_000, 11_001, no())],
+                vec![None, None, None],
             ),
             (
                 "a restart between refusal and cure",
                 vec![
-                    (0, 1, refused(NoToken)),
+                    (0, 1, no()),
+                    (200, 201, no()),
                     (3000, 3001, refused(MemberNotReady)),
-                    (4000, 4001, Good),
+                    (40_000, 40_001, Good),
                 ],
-                vec![Some(NoToken), Some(NoToken), None],
+                vec![None, Some(NoToken), Some(NoToken), None],
+            ),
+            (
+                "a refusal ends silence at once",
+                vec![(0, 2500, gone()), (3000, 5000, gone()), (6000, 6001, no())],
+                vec![None, Some(Gone), Some(NoToken)],
             ),
             (
                 "silence with another name",
@@ -284,6 +396,24 @@ mod tests {
             assert!(took < Duration::from_secs(9), "{fails_after}: {took:?}");
             assert!(took > LASTING, "{fails_after}: {took:?}");
         }
+    }
+
+    #[test]
+    fn a_plain_refusal_is_known_within_10_s_and_the_first_word_at_once() {
+        let refusal = refused(AccessCode::TokenNotInCache);
+        let start = Instant::now();
+        assert!(Health::default().observe(&refusal, start, start));
+        // The worst case: it begins just after a good answer, and each answer takes as long as it may.
+        let mut health = Health::default();
+        health.observe(&Answer::Accepted, start, start);
+        let mut now = start;
+        while health.verdict() == Some(&Verdict::Accepted) {
+            let began = now + health.pause(1.0);
+            now = began + health.limit();
+            health.observe(&refusal, began, now);
+        }
+        let took = now - start;
+        assert!(took < Duration::from_secs(9), "{took:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use kah_api::{cluster::Trust, seed};
+use kah_iam::Offer;
 use kube::{
     Api,
     api::{DeleteParams, ListParams, PostParams},
@@ -15,7 +16,7 @@ use serde_json::json;
 
 use crate::{
     CallerCredential, Host, Kubeconfig, Member, SettingsError,
-    doctor::{self, Finding, Severity},
+    doctor::{self, Evidence, Finding, Severity},
     guard::{AddressGuard, GuardError},
     host::clusters,
     identity::{ANSWER, identity, identity_within},
@@ -148,13 +149,20 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
         .kubernetes()
         .map_err(|error| JoinError::Kubeconfig(error.clone()))?;
 
-    let trust = match (request.trust, trust::offered(&candidate).await) {
+    // Whatever else is wrong with a cluster that is a member already, that is what people have to know.
+    let identified = identity_within(client.clone())
+        .await
+        .map_err(api("read the identity of the cluster"));
+    if let Ok(Some(uid)) = &identified {
+        refuse_known(host, uid, None).await?;
+    }
+    // The cause of a refusal is told by the same stages that the doctor goes through.
+    let mut evidence = doctor::gather(host, &candidate, &request.proof).await;
+    let trust = match (request.trust, offered(&candidate, &evidence).await) {
         (Some(Trust::SharedSecret), _) | (None, Err(_)) => Trust::SharedSecret,
         (Some(Trust::Federated), Err(error)) => return Err(JoinError::Trust(Box::new(error))),
         (_, Ok(_)) => Trust::Federated,
     };
-    // The cause of a refusal is told by the same stages that the doctor goes through.
-    let mut evidence = doctor::gather(host, &candidate, &request.proof).await;
     if trust == Trust::Federated {
         // Whether it accepts what the host signs for it is seen when it was told the keys.
         evidence.forgive_secret();
@@ -166,11 +174,7 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     if let Some(unfit) = unfit {
         return Err(JoinError::Unfit(Box::new(unfit.clone())));
     }
-    let uid = identity_within(client.clone())
-        .await
-        .map_err(api("read the identity of the cluster"))?
-        .ok_or(JoinError::Silent)?;
-    refuse_known(host, &uid, None).await?;
+    let uid = identified?.ok_or(JoinError::Silent)?;
     let mut told = None;
     if trust == Trust::Federated && !request.dry_run {
         let patience = trust::Patience::default();
@@ -214,6 +218,16 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
         uid,
         findings,
     })
+}
+
+/// What the cluster offers, asked by the way that its callers would use. One that answers, and not to this question, is asked once more: a slip must
+/// not decide over the trust.
+async fn offered(candidate: &Member, evidence: &Evidence) -> Result<Offer, TrustError> {
+    let told = trust::offered(candidate).await;
+    if told.is_err() && evidence.refuses_token() {
+        return trust::offered(candidate).await;
+    }
+    told
 }
 
 /// Takes a member out of the fleet, and what is ours out of the member, which need not be reachable.

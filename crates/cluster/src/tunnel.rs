@@ -49,7 +49,7 @@ pub struct TunnelLimits {
     pub handshake: Duration,
     /// How old a handshake is at least before it has to make room for another one.
     pub grace: Duration,
-    /// Tunnels of one member with one replica of the host.
+    /// Tunnels of one member with one replica of the host: twice as many as an agent holds, because it replaces each before it lets it go.
     pub per_member: usize,
     /// Replicas of the host that this one serves, tunnels each counted.
     pub peers: usize,
@@ -65,7 +65,7 @@ impl Default for TunnelLimits {
             handshakes: 256,
             handshake: Duration::from_secs(10),
             grace: Duration::from_secs(1),
-            per_member: 8,
+            per_member: 16,
             peers: 64,
             open: Duration::from_secs(4),
             session: SessionLimits::default(),

@@ -43,7 +43,11 @@ pub async fn run(host: Host, settings: Settings, metrics: Metrics, stop: Cancell
     let all: Vec<(&'static str, BoxFuture<'static, ()>)> = vec![
         (
             "propagation",
-            Box::pin(propagation::run(host.clone(), stop.clone())),
+            Box::pin(propagation::run(
+                host.clone(),
+                metrics.clone(),
+                stop.clone(),
+            )),
         ),
         ("trust", Box::pin(trust::run(host.clone(), stop.clone()))),
         (

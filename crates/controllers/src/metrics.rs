@@ -45,6 +45,8 @@ struct Inner {
     probes: Family<Of, Histogram, fn() -> Histogram>,
     expiry: Family<Of, Gauge<i64, AtomicI64>>,
     restores: Family<Restore, Counter<u64, AtomicU64>>,
+    pending: Family<Of, Gauge<i64, AtomicI64>>,
+    stuck: Family<Of, Gauge<i64, AtomicI64>>,
 }
 
 fn seconds() -> Histogram {
@@ -84,6 +86,18 @@ impl Default for Metrics {
             "Restores of access that the controller ended, by outcome",
             restores.clone(),
         );
+        let pending = Family::default();
+        registry.register(
+            "propagation_pending",
+            "Objects of the host that wait to be carried to the member, or that it refuses",
+            pending.clone(),
+        );
+        let stuck = Family::default();
+        registry.register(
+            "propagation_stuck",
+            "Whether nothing can be carried to the member",
+            stuck.clone(),
+        );
         Self(Arc::new(Inner {
             registry,
             ready,
@@ -92,6 +106,8 @@ impl Default for Metrics {
             probes,
             expiry,
             restores,
+            pending,
+            stuck,
         }))
     }
 }
@@ -140,6 +156,17 @@ impl Metrics {
             outcome,
         };
         self.0.restores.get_or_create(&restore).inc();
+    }
+
+    pub(crate) fn propagation(&self, cluster: &str, waiting: usize, stuck: bool) {
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        self.0.pending.get_or_create(&of(cluster)).set(waiting);
+        self.0.stuck.get_or_create(&of(cluster)).set(stuck.into());
+    }
+
+    pub(crate) fn propagates_no_more(&self, cluster: &str) {
+        self.0.pending.remove(&of(cluster));
+        self.0.stuck.remove(&of(cluster));
     }
 
     /// A cluster that has left is told of no more; what was counted stays counted.

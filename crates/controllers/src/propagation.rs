@@ -7,8 +7,10 @@
 
 mod fleet;
 mod member;
+mod overdue;
 mod queue;
 mod sources;
+mod told;
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -19,6 +21,7 @@ use kah_cluster::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use crate::Metrics;
 use fleet::Fleet;
 use sources::Sources;
 
@@ -31,6 +34,8 @@ pub struct Pace {
     pub rest: Duration,
     /// The first looks are spread over this time.
     pub stagger: Duration,
+    /// What is in the way for so long is told by an Event.
+    pub overdue: Duration,
     /// Pauses while a member cannot be reached.
     pub retry: Retry,
     /// From 0 to 1, by chance.
@@ -43,6 +48,7 @@ impl Default for Pace {
             look: Duration::from_secs(20),
             rest: Duration::from_millis(2),
             stagger: Duration::from_secs(1),
+            overdue: Duration::from_secs(60),
             retry: Retry {
                 first: Duration::from_millis(500),
                 longest: Duration::from_secs(30),
@@ -54,12 +60,12 @@ impl Default for Pace {
 }
 
 /// Propagates until `stop`.
-pub async fn run(host: Host, stop: CancellationToken) {
-    run_at(Pace::default(), host, stop).await;
+pub async fn run(host: Host, metrics: Metrics, stop: CancellationToken) {
+    run_at(Pace::default(), host, metrics, stop).await;
 }
 
 /// Propagates at this pace until `stop`; every task of it has ended then.
-pub async fn run_at(pace: Pace, host: Host, stop: CancellationToken) {
+pub async fn run_at(pace: Pace, host: Host, metrics: Metrics, stop: CancellationToken) {
     let stop = stop.child_token();
     let tasks = TaskTracker::new();
     if let Some(owner) = stop.run_until_cancelled(identity(pace, &host)).await {
@@ -68,6 +74,7 @@ pub async fn run_at(pace: Pace, host: Host, stop: CancellationToken) {
             pace,
             host.clone(),
             owner,
+            metrics,
             sources.clone(),
             stop.clone(),
             tasks.clone(),

@@ -55,10 +55,6 @@ impl Inner {
                 let answered = self.enrol(&mut arrived).await;
                 or_status(&arrived, answered)
             }
-            Endpoint::HubRenew => {
-                let answered = self.renew(&mut arrived).await;
-                or_status(&arrived, answered)
-            }
             Endpoint::HubManifest => {
                 let answered = self.manifest(matched.name()).await;
                 or_status(&arrived, answered)

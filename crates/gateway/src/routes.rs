@@ -26,7 +26,6 @@ pub enum Endpoint {
     HubDoctor,
     HubRestoreAccess,
     HubEnrol,
-    HubRenew,
     HubManifest,
     ClusterValidation,
     ClusterKubeconfig,
@@ -145,10 +144,6 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: Some("POST"),
         ..get("/kapis/hub.kubeaihub.io/v1/enrol", Endpoint::HubEnrol)
-    },
-    Route {
-        method: Some("POST"),
-        ..get("/kapis/hub.kubeaihub.io/v1/enrol/renew", Endpoint::HubRenew)
     },
     Route {
         json: false,

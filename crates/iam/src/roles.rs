@@ -92,9 +92,9 @@ pub fn needs_no_role(path: &str) -> bool {
 pub fn is_open(path: &str) -> bool {
     const HUB: &str = "/kapis/hub.kubeaihub.io/v1/";
     needs_no_role(path)
-        || path.strip_prefix(HUB).is_some_and(|path| {
-            matches!(path, "enrol" | "enrol/renew" | "tunnel") || path.starts_with("join/")
-        })
+        || path
+            .strip_prefix(HUB)
+            .is_some_and(|path| matches!(path, "enrol" | "tunnel") || path.starts_with("join/"))
 }
 
 /// Answers "may this identity do this".

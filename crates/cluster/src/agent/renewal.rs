@@ -1,14 +1,10 @@
 //! A certificate that is renewed well before it ends, through a tunnel that it opened.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use kah_net::tunnel::Session;
 
-use super::{Credentials, CredentialsError, Settings};
+use super::{Credentials, CredentialsError, Settings, tunnels::Live};
 use crate::{
     retry::{Pauses, Retry},
     tunnel::{
@@ -22,46 +18,6 @@ use crate::{
 
 /// Between two looks at the certificate, and at most after a failure.
 const LOOK: Duration = Duration::from_secs(60 * 60);
-
-/// The tunnels that are up, and until when the certificate holds that opened them.
-#[derive(Debug, Default)]
-pub(super) struct Live {
-    sessions: Mutex<Vec<(Session, Option<Timestamp>)>>,
-    up: tokio::sync::Notify,
-}
-
-/// Takes a tunnel off the list.
-pub(super) struct Listed<'a>(&'a Live, Session);
-
-impl Live {
-    pub(super) fn add(&self, session: &Session, ends: Option<Timestamp>) -> Listed<'_> {
-        self.sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((session.clone(), ends));
-        self.up.notify_one();
-        Listed(self, session.clone())
-    }
-
-    fn any(&self) -> Option<Session> {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions
-            .iter()
-            .map(|(session, _)| session)
-            .find(|session| !session.is_closed())
-            .cloned()
-    }
-}
-
-impl Drop for Listed<'_> {
-    fn drop(&mut self) {
-        self.0
-            .sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|(session, _)| !session.is(&self.1));
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 enum RenewalError {
@@ -83,11 +39,8 @@ pub(super) async fn renew(settings: &Arc<Settings>, live: &Live) {
         at_least: 50,
     });
     loop {
-        let Some(session) = live.any() else {
-            live.up.notified().await;
-            continue;
-        };
-        let pause = match once(settings, &session).await {
+        let session = live.any().await;
+        let pause = match once(settings, live, &session).await {
             Ok(renewed) => {
                 if renewed {
                     tracing::info!("the agent's certificate was renewed");
@@ -105,9 +58,10 @@ pub(super) async fn renew(settings: &Arc<Settings>, live: &Live) {
     }
 }
 
-/// Renews it if it ends soon.
-async fn once(settings: &Settings, session: &Session) -> Result<bool, RenewalError> {
+/// Renews it if it ends soon. Somebody else may have done so, too.
+async fn once(settings: &Settings, live: &Live, session: &Session) -> Result<bool, RenewalError> {
     let kept = settings.store.load().await?;
+    live.newest(expires(&kept.chain));
     let now = settings.clock.now();
     let soon = expires(&kept.chain).is_some_and(|ends| {
         ends.duration_since(now).as_secs() < RENEW_BEFORE.as_secs().cast_signed()
@@ -127,7 +81,8 @@ async fn once(settings: &Settings, session: &Session) -> Result<bool, RenewalErr
     };
     let clock = Arc::clone(&settings.clock);
     let fits = client_config(&kept.authority, &settings.pin, &issued, clock);
-    if fits.is_err() || expires(&chain) <= expires(&kept.chain) {
+    let ends = expires(&chain);
+    if fits.is_err() || ends <= expires(&kept.chain) {
         return Err(RenewalError::Unfit);
     }
     settings
@@ -138,5 +93,6 @@ async fn once(settings: &Settings, session: &Session) -> Result<bool, RenewalErr
             authority: kept.authority,
         })
         .await?;
+    live.newest(ends);
     Ok(true)
 }

@@ -33,16 +33,23 @@ const HEAD: Duration = Duration::from_secs(90);
 /// Bytes of a request's head.
 const LARGEST_HEAD: usize = 256 * 1024;
 
-/// Serves what the host opens, until the tunnel ends.
+/// Serves what the host opens, until the tunnel ends. Once it is `leaving`, another tunnel is there for what is new.
 pub(super) async fn serve(
     settings: &Arc<Settings>,
     mut incoming: Incoming,
+    leaving: &CancellationToken,
     stop: &CancellationToken,
     tasks: &TaskTracker,
 ) {
     while let Some(stream) = incoming.next().await {
         let (settings, stop) = (Arc::clone(settings), stop.clone());
+        let left = leaving.is_cancelled();
         tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
+            if left {
+                // Whoever hears that it is busy takes another one.
+                let words = "this tunnel was replaced by another one".to_owned();
+                return no(stream, Reason::Busy, words).await;
+            }
             lead(&settings, stream, &stop).await;
         }));
     }

@@ -125,16 +125,20 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// Whether the member answers, and refuses tokens in a way that those who share no secret do not mind.
+    pub(crate) fn refuses_token(&self) -> bool {
+        matches!(
+            self.route,
+            Answer::Refused {
+                code: Some(AccessCode::TokenNotInCache | AccessCode::SignatureInvalid),
+                ..
+            }
+        )
+    }
+
     /// Takes no notice of what matters between those who share a secret only.
     pub(crate) fn forgive_secret(&mut self) {
-        let code = match &self.route {
-            Answer::Refused { code, .. } => *code,
-            Answer::Accepted => None,
-        };
-        if matches!(
-            code,
-            Some(AccessCode::TokenNotInCache | AccessCode::SignatureInvalid)
-        ) {
+        if self.refuses_token() {
             self.route = Answer::Accepted;
         }
     }

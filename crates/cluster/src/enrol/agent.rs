@@ -23,7 +23,6 @@ use crate::tunnel::authority::{
 };
 
 const ENROL: &str = "/kapis/hub.kubeaihub.io/v1/enrol";
-const RENEW: &str = "/kapis/hub.kubeaihub.io/v1/enrol/renew";
 /// Bytes of the hub's answer.
 const LARGEST_ANSWER: usize = 256 * 1024;
 /// For the hub's answer.
@@ -217,20 +216,6 @@ pub async fn request(
     let body = json!({"token": token, "csr": request_certificate(key)?, "facts": facts});
     let enrolled: Enrolled = ask(hub, ENROL, &body).await?;
     accept(hub, enrolled, key)
-}
-
-/// A new certificate for the same key.
-///
-/// # Errors
-/// [`AgentError`].
-pub async fn renewed(agent: &Agent) -> Result<Agent, AgentError> {
-    let credentials = &agent.credentials;
-    let body = json!({
-        "certificate": credentials.chain,
-        "csr": request_certificate(&credentials.key)?,
-    });
-    let enrolled: Enrolled = ask(&agent.hub, RENEW, &body).await?;
-    accept(&agent.hub, enrolled, &credentials.key)
 }
 
 /// Believes an answer only if it comes from the pinned authority and is for our key.

@@ -136,6 +136,11 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
+    /// Whether somebody else wrote first.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 409))
+    }
+
     /// The cause of the lost access, where it is known.
     #[must_use]
     pub fn code(&self) -> Option<AccessCode> {

@@ -20,6 +20,9 @@ pub type Observer<'a> = &'a mut (dyn FnMut(&State) -> ControlFlow<()> + Send);
 /// For one write on the member, whatever the network does.
 const WRITE: Duration = Duration::from_secs(15);
 
+/// Tries of a write that somebody else came before.
+const TRIES: usize = 8;
+
 /// A run that holds the restore of one member.
 pub(super) struct Run<'a> {
     host: &'a Host,
@@ -227,18 +230,43 @@ impl<'a> Run<'a> {
         plan: &Plan,
         observer: Observer<'_>,
     ) -> Result<(), RestoreError> {
-        let (member, id) = (self.member, self.state.id.clone());
         if !plan.changes.is_empty()
-            && let Err(error) = self.holding(limited(member.write(map, plan, &id))).await
+            && let Err(error) = self.write(map, plan).await
         {
-            // It may have arrived nevertheless; only if it has not, the next one begins anew.
-            if !member::is_marked(&member.configuration().await?, &id) {
-                self.keep(|state| state.step = Step::Undone).await?;
-                return Err(error);
-            }
+            self.keep(|state| state.step = Step::Undone).await?;
+            return Err(error);
         }
         self.observe(observer)?;
         self.changed(observer).await
+    }
+
+    /// Writes what is planned. Where somebody else has written in between, the same keys are planned anew in what they wrote.
+    async fn write(&mut self, mut map: ConfigMap, plan: &Plan) -> Result<(), RestoreError> {
+        let (member, id) = (self.member, self.state.id.clone());
+        let mut again: Option<Plan> = None;
+        let mut tries = 0;
+        loop {
+            let plan = again.as_ref().unwrap_or(plan);
+            if plan.changes.is_empty() {
+                return Ok(());
+            }
+            let write = limited(member.write(map, plan, &id));
+            let Err(error) = self.holding(write).await else {
+                return Ok(());
+            };
+            // It may have arrived nevertheless; only if it has not, the next one begins anew.
+            map = member.configuration().await?;
+            if member::is_marked(&map, &id) {
+                return Ok(());
+            }
+            tries += 1;
+            if !error.is_conflict() || tries == TRIES {
+                return Err(error);
+            }
+            let (key, keys) = (uuid::Uuid::new_v4(), self.state.keys.clone());
+            let text = member::text(&map);
+            again = Some(member.plan(&text, key.as_bytes(), Some(&keys)).await?);
+        }
     }
 
     /// What goes with the configuration; all of it may be done twice.

@@ -78,9 +78,6 @@ pub enum AuthorityError {
     /// A name that must not stand in a certificate.
     #[error("{0:?} cannot be named in a certificate")]
     Name(String),
-    /// A certificate that was shown is not one of this authority, has ended, or is not for the key that was shown.
-    #[error("certificate: it is none of this hub's, has ended, or is not for this key")]
-    Certificate,
     /// A certificate could not be made.
     #[error("make a certificate")]
     Make(#[from] rcgen::Error),

@@ -12,8 +12,7 @@ use kah_api::seed::{self, Role};
 use kah_cluster::{
     Host,
     enrol::{
-        self, Application, EnrolError, Enrolled, Facts, Invitation, Invite, Renewal, Token, enrol,
-        invite,
+        self, Application, EnrolError, Enrolled, Facts, Invitation, Invite, Token, enrol, invite,
     },
     join::JoinError,
     tunnel::authority::{self, Identity, SECRET, TunnelAuthority, certifies, check_pin},
@@ -422,70 +421,6 @@ async fn j16_names_and_addresses_cannot_inject() {
             .unwrap()
             .items
             .is_empty()
-    );
-}
-
-#[tokio::test]
-async fn certificates_are_renewed_for_the_same_key_while_the_cluster_is_there() {
-    let stage = Stage::new().await;
-    let invitation = stage.invite("m").await.unwrap();
-    let (application, key) = application(&invitation.token, facts("uid-m"));
-    let enrolled = enrol(&stage.host, &application).await.unwrap();
-    let day = 24 * 3600;
-    stage.clock.0.fetch_add(70 * day, Ordering::SeqCst);
-    let renewal = Renewal {
-        certificate: enrolled.certificate.clone(),
-        csr: authority::request_certificate(&key).unwrap(),
-    };
-    let renewed = enrol::renew(&stage.host, &renewal).await.unwrap();
-    let end = authority::expires(&renewed.certificate)
-        .unwrap()
-        .as_second();
-    assert_eq!(end, NOW + (70 + 90) * day);
-    assert_eq!(
-        certifies(&renewed.certificate, &key),
-        certifies(&enrolled.certificate, &key)
-    );
-    // Another key, another authority's certificate, one that has ended, none at all.
-    let other_key = authority::private_key().unwrap();
-    let other =
-        TunnelAuthority::in_memory(jiff::Timestamp::from_second(NOW + 70 * day).unwrap()).unwrap();
-    let foreign = other
-        .issue_agent(
-            &renewal.csr,
-            "m",
-            "uid",
-            jiff::Timestamp::from_second(NOW + 70 * day).unwrap(),
-        )
-        .unwrap();
-    for (certificate, csr) in [
-        (
-            enrolled.certificate.clone(),
-            authority::request_certificate(&other_key).unwrap(),
-        ),
-        (foreign, renewal.csr.clone()),
-        (String::new(), renewal.csr.clone()),
-    ] {
-        let refused = enrol::renew(&stage.host, &Renewal { certificate, csr }).await;
-        assert!(
-            matches!(refused, Err(EnrolError::Authority(_))),
-            "{refused:?}"
-        );
-    }
-    // The Cluster went and came back: it is another one.
-    stage
-        .clusters
-        .delete("m", &DeleteParams::default())
-        .await
-        .unwrap();
-    stage.invite("m").await.unwrap();
-    let refused = enrol::renew(&stage.host, &renewal).await;
-    assert!(matches!(refused, Err(EnrolError::Left(_))), "{refused:?}");
-    stage.clock.0.fetch_add(30 * day, Ordering::SeqCst);
-    let refused = enrol::renew(&stage.host, &renewal).await;
-    assert!(
-        matches!(refused, Err(EnrolError::Authority(_))),
-        "{refused:?}"
     );
 }
 

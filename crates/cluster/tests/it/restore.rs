@@ -14,7 +14,10 @@ use std::{
 use http::HeaderValue;
 use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
-use kah_api::seed::{self, Role, Seed};
+use kah_api::{
+    config::edit,
+    seed::{self, Role, Seed},
+};
 use kah_cluster::{
     CallerCredential, Host,
     proof::Prover,
@@ -317,6 +320,33 @@ async fn a_run_that_is_cut_off_after_any_step_is_finished_by_the_next() {
         assert_eq!(stage.text().await, cured);
         stage.seen("Restored").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_writes_meanwhile_stays_and_the_restore_goes_on() {
+    let stage = Stage::new().await;
+    let (runtime, maps) = (tokio::runtime::Handle::current(), stage.maps.clone());
+    let rename = async || {
+        let mut map = maps.get(seed::CONFIG).await.unwrap();
+        let text = map.data.as_mut().unwrap().get_mut("kubesphere.yaml");
+        let text = text.unwrap();
+        *text = edit::set(text, &["multicluster", "clusterName"], "m").unwrap();
+        let parameters = PostParams::default();
+        maps.replace(seed::CONFIG, &parameters, &map).await.unwrap();
+    };
+    // The plan was made, and is not written yet.
+    let renaming = |told: usize| {
+        if told == 1 {
+            tokio::task::block_in_place(|| runtime.block_on(rename()));
+        }
+        false
+    };
+    let (steps, ended) = stage.run(renaming).await;
+    assert_eq!(ended.unwrap().outcome, Outcome::Restored);
+    assert_eq!(steps.first(), Some(&Step::Planned));
+    let text = stage.text().await;
+    assert!(text.contains("clusterName: m"), "{text}");
+    assert!(text.contains("accessTokenMaxAge: 0"), "{text}");
 }
 
 #[tokio::test]

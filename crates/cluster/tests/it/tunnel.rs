@@ -250,6 +250,7 @@ pub fn settings(
         kubernetes: OwnKubernetes::new(&config, Limits::default(), stop.clone(), tasks).unwrap(),
         tunnels: 1,
         step: Duration::from_secs(5),
+        drain: Duration::from_secs(20),
         retry: QUICK,
         refused: Retry::REFUSED,
         clock: clock(),

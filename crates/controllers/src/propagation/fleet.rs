@@ -22,7 +22,9 @@ use super::{
     member::{Memory, Worker},
     queue::Queue,
     sources::Sources,
+    told::Told,
 };
+use crate::Metrics;
 
 pub(super) type Labels = BTreeMap<String, String>;
 
@@ -31,6 +33,7 @@ pub(super) struct Fleet {
     pace: Pace,
     host: Host,
     owner: Owner,
+    metrics: Metrics,
     sources: Arc<Sources>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -51,6 +54,7 @@ impl Fleet {
         pace: Pace,
         host: Host,
         owner: Owner,
+        metrics: Metrics,
         sources: Arc<Sources>,
         stop: CancellationToken,
         tasks: TaskTracker,
@@ -59,6 +63,7 @@ impl Fleet {
             pace,
             host,
             owner,
+            metrics,
             sources,
             stop,
             tasks,
@@ -168,6 +173,7 @@ impl Fleet {
             labels: running.labels.clone(),
             queue: running.queue.clone(),
             memory: Memory::default(),
+            told: Told::new(&self.metrics, &name),
         };
         self.tasks
             .spawn(running.stop.clone().run_until_cancelled_owned(worker.run()));

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
+    mem::{Discriminant, discriminant},
     sync::Arc,
     time::Duration,
 };
@@ -23,8 +24,10 @@ use tokio::time::Instant;
 use super::{
     Pace,
     fleet::Labels,
+    overdue::Cause,
     queue::{Key, Queue},
     sources::Sources,
+    told::Told,
 };
 
 /// Objects of one member that are written at once.
@@ -44,6 +47,7 @@ pub(super) struct Worker {
     pub(super) labels: Arc<ArcSwap<Labels>>,
     pub(super) queue: Arc<Queue>,
     pub(super) memory: Memory,
+    pub(super) told: Told,
 }
 
 /// What a worker remembers of single objects.
@@ -52,7 +56,13 @@ pub(super) struct Memory {
     /// What the member makes of copies that it does not store as they are: not written again until one side changes.
     settled: HashMap<Key, Settled>,
     /// Objects that the member refuses, and why.
-    refused: HashMap<Key, String>,
+    refused: HashMap<Key, Refused>,
+}
+
+#[derive(PartialEq, Eq)]
+struct Refused {
+    cause: Discriminant<PropagateError>,
+    reason: String,
 }
 
 #[derive(PartialEq, Eq)]
@@ -84,7 +94,9 @@ impl Worker {
         tokio::time::sleep(self.pace.stagger.mul_f64((self.pace.chance)())).await;
         let mut failures = 0;
         loop {
-            match self.until_stuck(&mut failures).await {
+            let stuck = self.until_stuck(&mut failures).await;
+            self.tell(Some(&stuck)).await;
+            match stuck {
                 stuck if failures == 0 => {
                     tracing::warn!(
                         cluster = self.name,
@@ -125,6 +137,7 @@ impl Worker {
             if std::mem::take(failures) > 0 {
                 tracing::info!(cluster = self.name, "this member is up to date again");
             }
+            self.tell(None).await;
             let next = Instant::now() + self.pause(read);
             while let Ok(work) = tokio::time::timeout_at(next, self.queue.take()).await {
                 if work.all {
@@ -137,8 +150,40 @@ impl Worker {
                 if let Err(stuck) = carried {
                     return stuck;
                 }
+                self.tell(None).await;
             }
         }
+    }
+
+    /// Tells what is in the way, if anything is.
+    async fn tell(&mut self, stuck: Option<&Stuck>) {
+        let mut names: HashMap<Cause, (&str, &str, usize)> = HashMap::new();
+        for ((kind, name), refused) in &self.memory.refused {
+            let cause = Cause::Objects(*kind, refused.cause);
+            let first = names.entry(cause).or_insert((name, &refused.reason, 0));
+            if name.as_str() < first.0 {
+                (first.0, first.1) = (name, &refused.reason);
+            }
+            first.2 += 1;
+        }
+        let mut present: Vec<(Cause, String)> = names
+            .into_iter()
+            .map(|(cause, (_, reason, count))| match count {
+                1 => (cause, reason.to_owned()),
+                _ => (cause, format!("{reason}, and {} more", count - 1)),
+            })
+            .collect();
+        if let Some(stuck) = stuck {
+            let cause = match stuck {
+                Stuck::Unknown => None,
+                Stuck::Way(error) => Some(discriminant(error)),
+            };
+            present.push((Cause::Member(cause), super::chain(stuck)));
+        }
+        let waiting = self.memory.refused.len() + self.queue.waiting();
+        self.told
+            .tell(&self.host, &self.pace, &self.uid, waiting, &present)
+            .await;
     }
 
     fn pause(&self, read: u32) -> Duration {
@@ -262,7 +307,12 @@ impl Worker {
                     self.queue.push(key.clone());
                 }
                 let reason = super::chain(&error);
-                if self.memory.refused.get(&key) != Some(&reason) {
+                let refused = Refused {
+                    cause: discriminant(&error),
+                    reason,
+                };
+                if self.memory.refused.get(&key) != Some(&refused) {
+                    let reason = &refused.reason;
                     let kind = KINDS.get(key.0).map_or("", |kind| kind.name);
                     // Every new user's password is in clear text for a moment.
                     if matches!(error, PropagateError::NotYet { kind: "User", .. }) {
@@ -282,7 +332,7 @@ impl Worker {
                             "an object is not propagated to this member"
                         );
                     }
-                    self.memory.refused.insert(key, reason);
+                    self.memory.refused.insert(key, refused);
                 }
             }
         }

@@ -71,6 +71,12 @@ impl Queue {
         mem::take(&mut *self.work.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// How many single changes wait.
+    pub(super) fn waiting(&self) -> usize {
+        let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        work.keys.len()
+    }
+
     /// The single changes that there are, none where everything is to be looked at anyway.
     pub(super) fn take_keys(&self) -> HashSet<Key> {
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,12 +7,16 @@ mod stage;
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Event;
 use kah_cluster::propagate::{
     HOST_LABEL, KINDS, PropagateError, TAKEN_OVER_ANNOTATION, ensure_user, release,
 };
 use kah_controllers::propagation::Pace;
 use kah_testkit::eventually;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
 use serde_json::{Value, json};
 
 use stage::{LIMIT, Plane, Stage, api, delete, look, put};
@@ -871,6 +875,46 @@ async fn a_hundred_members_have_a_change_within_seconds() {
     everywhere("is disabled", &|live| live["status"]["state"] == "Disabled").await;
     stage.delete("User", "ann").await;
     everywhere("is gone", &Value::is_null).await;
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_for_long_is_told_once() {
+    let mut stage = Stage::embedded(&["m"]).await;
+    stage.start();
+    stage.put("User", "ann", user(HASH)).await;
+    stage.until_there("m", "User", "ann").await;
+    let measured = async |line: &str| {
+        let found = async || stage.metrics.text().lines().any(|it| it == line);
+        eventually(LIMIT, line, found).await.unwrap();
+    };
+    measured("kubeaihub_propagation_stuck{cluster=\"m\"} 0").await;
+    measured("kubeaihub_propagation_pending{cluster=\"m\"} 0").await;
+    stage.member("m").gate.set_open(false);
+    stage.put("User", "bob", user(HASH)).await;
+    measured("kubeaihub_propagation_stuck{cluster=\"m\"} 1").await;
+    let events: Api<Event> = Api::namespaced(stage.host.client.clone(), "default");
+    let told = async || {
+        let all = events.list(&ListParams::default()).await.unwrap().items;
+        let ours = all.into_iter().filter(|event| {
+            event.involved_object.name.as_deref() == Some("m")
+                && event.reason.as_deref() == Some("PropagationFailed")
+        });
+        ours.filter_map(|event| event.message).collect::<Vec<_>>()
+    };
+    eventually(LIMIT, "it is told", async || !told().await.is_empty())
+        .await
+        .unwrap();
+    stage.member("m").gate.set_open(true);
+    stage.until_there("m", "User", "bob").await;
+    measured("kubeaihub_propagation_stuck{cluster=\"m\"} 0").await;
+    let words = told().await;
+    assert_eq!(words.len(), 1, "{words:?}");
+    assert!(
+        words[0].starts_with("Not as on the host for more than 1 s: "),
+        "{words:?}"
+    );
+    stage.stop().await;
+    assert!(!stage.metrics.text().contains("cluster=\"m\""));
 }
 
 #[tokio::test]

@@ -1,13 +1,13 @@
-//! `POST clusters` for a cluster that dials out, `GET join/{token}`, `POST enrol` and `POST enrol/renew`
+//! `POST clusters` for a cluster that dials out, `GET join/{token}` and `POST enrol`
 //!
-//! The last three are open to anybody: what they look at is the token, or the certificate, that they are shown.
+//! The last two are open to anybody: what they look at is the token that they are shown.
 
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use kah_api::status::Status;
 use kah_cluster::{
     Host,
-    enrol::{self, Application, EnrolError, Invite, Renewal, Token},
+    enrol::{self, Application, EnrolError, Invite, Token},
     join::JoinError,
     tunnel::authority::AuthorityError,
 };
@@ -20,7 +20,7 @@ use crate::{
     gateway::{Arrived, Inner},
 };
 
-/// Bytes of an enrolment: a certificate request and a certificate.
+/// Bytes of an enrolment: a token and a certificate request.
 const LARGEST_BODY: usize = 64 * 1024;
 /// After this many seconds one who was sent away may come back.
 const COME_BACK: u32 = 2;
@@ -94,20 +94,6 @@ impl Inner {
         }
     }
 
-    /// A certificate becomes a newer one.
-    pub(crate) async fn renew(&self, arrived: &mut Arrived) -> Result<Response, Box<Status>> {
-        let host = self.host()?;
-        let _entry = self.entry()?;
-        let renewal: Renewal = body(arrived, LARGEST_BODY).await?;
-        match enrol::renew(host, &renewal).await {
-            Ok(enrolled) => {
-                tracing::info!(cluster = enrolled.cluster, "renew an agent's certificate");
-                Ok(private(answer::json(StatusCode::OK, &enrolled)))
-            }
-            Err(error) => Err(Box::new(refusal(&error))),
-        }
-    }
-
     /// A place among those that anybody may take.
     fn entry(&self) -> Result<SemaphorePermit<'_>, Box<Status>> {
         self.entries.try_acquire().map_err(|_| {
@@ -127,14 +113,12 @@ fn refusal(error: &EnrolError) -> Status {
         EnrolError::Join(error) if !matches!(error, JoinError::Api { .. }) => {
             return join::refusal(error);
         }
-        EnrolError::TokenUnknown | EnrolError::Left(_) => (404, "NotFound"),
+        EnrolError::TokenUnknown => (404, "NotFound"),
         EnrolError::TokenUsed | EnrolError::TokenExpired(_) => (410, "Gone"),
         EnrolError::Hub(_)
         | EnrolError::Uid
         | EnrolError::Version(_)
-        | EnrolError::Authority(AuthorityError::Request | AuthorityError::Certificate) => {
-            (400, "BadRequest")
-        }
+        | EnrolError::Authority(AuthorityError::Request) => (400, "BadRequest"),
         EnrolError::TooOld(..) | EnrolError::Role(_) => (422, "Invalid"),
         EnrolError::Other(_) => (409, "Conflict"),
         EnrolError::Unsteady => (503, "ServiceUnavailable"),

@@ -47,9 +47,8 @@ const EXPECTED: &[(&str, u16, u16)] = &[
     ),
     (TRUST, 403, 403),
     ("/kapis/hub.kubeaihub.io/v1/trust/rotate", 403, 403),
-    // Open: they look at a token or a certificate. These rooms are no hosts.
+    // Open: they look at a token. These rooms are no hosts.
     ("/kapis/hub.kubeaihub.io/v1/enrol", 404, 404),
-    ("/kapis/hub.kubeaihub.io/v1/enrol/renew", 404, 404),
     ("/kapis/hub.kubeaihub.io/v1/join/{token}", 404, 404),
     (
         "/kapis/cluster.kubesphere.io/v1alpha1/clusters/validation",

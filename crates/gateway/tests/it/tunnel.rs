@@ -102,6 +102,7 @@ async fn a_member_behind_a_tunnel_is_reached_through_the_gateway() {
             .unwrap(),
         tunnels: 1,
         step: Duration::from_secs(5),
+        drain: Duration::from_secs(20),
         retry: Retry::TRANSIENT,
         refused: Retry::REFUSED,
         clock: Arc::new(SystemClock::default()),

@@ -17,9 +17,7 @@ use rustls::{
     time_provider::TimeProvider,
 };
 
-use super::{
-    AuthorityError, Identity, Issued, LIFE, RENEW_BEFORE, TunnelAuthority, chain, check_pin, key_of,
-};
+use super::{AuthorityError, Issued, LIFE, RENEW_BEFORE, TunnelAuthority, chain, check_pin};
 
 impl TunnelAuthority {
     /// TLS for the host's end: clients must show a certificate of this authority, which [`Identity::of`] then reads. The server's own certificate
@@ -50,27 +48,6 @@ impl TunnelAuthority {
 }
 
 impl TunnelAuthority {
-    /// Reads the chain (PEM) of a client, if it is good now: who that is, and the SHA-256 of its key in hex.
-    ///
-    /// # Errors
-    /// [`AuthorityError::Certificate`].
-    pub fn verify(
-        &self,
-        chain_pem: &str,
-        now: Timestamp,
-    ) -> Result<(Identity, String), AuthorityError> {
-        let seconds = u64::try_from(now.as_second()).unwrap_or_default();
-        let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        let shown = chain(chain_pem).map_err(|_| AuthorityError::Certificate)?;
-        let (own, rest) = shown.split_first().ok_or(AuthorityError::Certificate)?;
-        self.verifier()?
-            .verify_client_cert(own, rest, now)
-            .map_err(|_| AuthorityError::Certificate)?;
-        let identity = Identity::of(own).ok_or(AuthorityError::Certificate)?;
-        let key = key_of(own).ok_or(AuthorityError::Certificate)?;
-        Ok((identity, key))
-    }
-
     fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, AuthorityError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.pem)?), provider)

@@ -1,12 +1,16 @@
 //! Who may hold a tunnel, and for what.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
+use http_body_util::BodyExt;
 use kah_cluster::{
     AccessCode,
-    agent::{Settings, TunnelError, check},
+    agent::{Credentials, Settings, Store, Stored, TunnelError, check},
     tunnel::{
-        PATH, TunnelLimits,
+        Link, PATH, TunnelLimits,
         authority::{SERVER_NAME, TunnelAuthority, client_config, expires},
     },
 };
@@ -25,7 +29,7 @@ use super::{
 };
 use crate::{
     get, hop,
-    member::{Member, answer},
+    member::{Member, answer, stream},
     until,
 };
 
@@ -242,6 +246,78 @@ async fn t2_nothing_that_an_agent_says_makes_it_another() {
     assert_eq!(ask(&session, unknown).await["no"]["reason"], "no-tunnel");
     let renew = json!({"renew": {"csr": csr}});
     assert_eq!(ask(&session, renew).await["no"]["reason"], "not-allowed");
+}
+
+/// Keeps what is renewed only when it may.
+struct Gated(InMemory, Arc<tokio::sync::Notify>);
+
+impl Store for Gated {
+    fn load(&self) -> Stored<'_, Credentials> {
+        self.0.load()
+    }
+
+    fn save(&self, credentials: Credentials) -> Stored<'_, ()> {
+        Box::pin(async {
+            self.1.notified().await;
+            self.0.save(credentials).await
+        })
+    }
+}
+
+#[tokio::test]
+async fn after_a_renewal_tunnels_are_replaced_and_what_goes_on_in_them_goes_on() {
+    let (events, reply) = stream();
+    let reply = Mutex::new(Some(reply));
+    let ks = Member::start(None, move |seen| match seen.target.as_str() {
+        "/watch" => reply.lock().unwrap().take().unwrap(),
+        _ => answer(200, "text/plain", "here"),
+    })
+    .await
+    .unwrap();
+    let (authority, front) = (authority(), Front::new().await);
+    let replica = Replica::new(TunnelLimits::default(), vec![dialled("m", "1")]);
+    let replica = front.answers(replica.serving(&authority));
+    let day = Duration::from_secs(24 * 3600);
+    let store = InMemory::issued(&authority, "m", "1", now() - day * 70);
+    let may = Arc::new(tokio::sync::Notify::new());
+    let stop = CancellationToken::new();
+    let url = ks.url();
+    let told = settings(&front.url, authority.pin(), &store, &url, &url, &stop);
+    let drain = Duration::from_secs(3);
+    let _agent = start(
+        Settings {
+            store: Arc::new(Gated(store, may.clone())),
+            tunnels: 2,
+            drain,
+            ..told
+        },
+        stop,
+    );
+    held(&replica, "1", 2).await;
+    let member = replica.registry.get("m").unwrap();
+    let watch = member.forward(get(), hop("/watch")).await.unwrap();
+    let mut watch = watch.into_body();
+    events.send(Ok("one".into())).await.unwrap();
+    assert!(watch.frame().await.unwrap().is_ok());
+    assert_eq!(front.dialled(), 2);
+
+    may.notify_one();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while front.dialled() < 4 {
+        let answered = member.forward(get(), hop("/x")).await.unwrap();
+        assert_eq!(answered.status(), 200);
+        let link = replica.tunnels().link("1");
+        assert!(matches!(link, Link::Here(2..=4)), "{link:?}");
+        assert!(Instant::now() < deadline, "{link:?}");
+    }
+    // The one that is in use is still there, and nothing new comes into it.
+    events.send(Ok("two".into())).await.unwrap();
+    assert!(watch.frame().await.unwrap().is_ok());
+    held(&replica, "1", 2).await;
+    assert!(watch.frame().await.unwrap().is_err(), "not for ever");
+    let answered = member.forward(get(), hop("/x")).await.unwrap();
+    assert_eq!(answered.status(), 200);
+    assert_eq!(front.dialled(), 4);
 }
 
 #[tokio::test]

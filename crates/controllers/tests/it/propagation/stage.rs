@@ -8,7 +8,10 @@ use kah_cluster::{
     propagate::{HOST_LABEL, KINDS, Kind},
     retry::Retry,
 };
-use kah_controllers::propagation::{Pace, run_at};
+use kah_controllers::{
+    Metrics,
+    propagation::{Pace, run_at},
+};
 use kah_iam::SystemClock;
 use kah_testkit::{eventually, plane::RealPlane};
 use kube::{
@@ -163,6 +166,7 @@ pub struct Stage {
     pub plane: Plane,
     pub members: Vec<Place>,
     pub uid: String,
+    pub metrics: Metrics,
     running: Option<(CancellationToken, AbortOnDropHandle<()>)>,
     _follow: AbortOnDropHandle<()>,
 }
@@ -173,6 +177,7 @@ pub fn pace() -> Pace {
         look: Duration::from_millis(400),
         rest: Duration::ZERO,
         stagger: Duration::ZERO,
+        overdue: Duration::from_secs(1),
         retry: Retry {
             first: Duration::from_millis(20),
             longest: Duration::from_millis(200),
@@ -226,6 +231,7 @@ impl Stage {
             plane,
             members: Vec::new(),
             uid,
+            metrics: Metrics::default(),
             running: None,
             _follow: AbortOnDropHandle::new(follow),
         };
@@ -267,7 +273,8 @@ impl Stage {
 
     pub fn start_at(&mut self, pace: Pace) {
         let stop = CancellationToken::new();
-        let run = tokio::spawn(run_at(pace, self.host.clone(), stop.clone()));
+        let (host, metrics) = (self.host.clone(), self.metrics.clone());
+        let run = tokio::spawn(run_at(pace, host, metrics, stop.clone()));
         self.running = Some((stop, AbortOnDropHandle::new(run)));
     }
 
