@@ -17,7 +17,7 @@ use super::{
     probing::{Held, probe},
     status::{self, ACCEPTED, HOST_ACCESS, Known, Look},
 };
-use crate::{Metrics, auto_restore, trust};
+use crate::{Metrics, auto_restore, renewal, trust};
 
 /// Between two deep looks at a member that is well.
 const LOOK: Duration = Duration::from_secs(60);
@@ -66,7 +66,10 @@ pub async fn run(work: Work, object: watch::Receiver<Arc<DynamicObject>>, stop: 
         if is_host {
             std::future::pending::<()>().await;
         }
-        trust::wanted::run(&work.host, &work.name, object.clone()).await;
+        tokio::join!(
+            Box::pin(trust::wanted::run(&work.host, &work.name, object.clone())),
+            Box::pin(renewal::run(&work.host, &work.name, object.clone())),
+        );
     };
     let keeper = Keeper {
         work: &work,
