@@ -85,6 +85,7 @@ impl Agents {
                 )?,
                 tunnels: TUNNELS,
                 step: Duration::from_secs(10),
+                drain: Duration::from_secs(60),
                 retry: Retry::TRANSIENT,
                 refused: Retry::REFUSED,
                 clock: clock.clone(),

@@ -8,7 +8,7 @@ pub mod manifest;
 mod token;
 
 use jiff::Timestamp;
-use kah_api::seed;
+use kah_api::{cluster::Trust, seed};
 use kube::{
     Api,
     api::{ObjectMeta, PostParams},
@@ -24,6 +24,7 @@ use crate::{
     doctor::OLDEST,
     host::clusters,
     join::{self, JoinError},
+    trust::WANTED,
     tunnel::authority::{AuthorityError, TunnelAuthority, request_key},
 };
 use token::{Invitations, Invited};
@@ -376,6 +377,8 @@ fn waiting(name: &str) -> DynamicObject {
         }),
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
+            // An agent of ours belongs to a member of ours, as a rule; what it is shows when it can be asked.
+            annotations: Some([(WANTED.to_owned(), Trust::Federated.as_str().to_owned())].into()),
             ..ObjectMeta::default()
         },
         data: json!({"spec": {

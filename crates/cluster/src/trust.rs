@@ -9,6 +9,7 @@ pub mod keys;
 mod publish;
 pub mod rotation;
 mod survey;
+mod wanted;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,11 +25,14 @@ use serde::Serialize;
 use crate::{
     AccessCode, Answer, CallerCredential, Host, Member, SettingsError,
     identity::{identity, identity_within},
+    proof::ProofError,
     restore::{self, RestoreError},
 };
 
+pub use claim::WANTED;
 pub use publish::{Published, publish, withdraw};
 pub use survey::{Survey, survey};
+pub use wanted::{Tried, give_up, is_wanted, pursue};
 
 /// A move claims a member for so long; one of the other direction waits for that at most.
 const CLAIMED: SignedDuration = SignedDuration::from_secs(40);
@@ -96,6 +100,9 @@ pub enum TrustError {
     /// It is not known which cluster this is.
     #[error("the identity of cluster {0} is not known: status.uid is empty")]
     NoIdentity(String),
+    /// The host itself has nothing to show to a member.
+    #[error("there is nothing to prove access with")]
+    Proof(#[source] ProofError),
     /// The host's keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -254,6 +261,9 @@ pub async fn move_to(host: &Host, request: &Request) -> Result<Report, TrustErro
         if terms.trust() != request.trust {
             terms.begin(request.trust, &request.by, now, within)?;
         }
+        if request.trust == Trust::SharedSecret {
+            terms.settle();
+        }
         Ok(terms.trust())
     })
     .await?;
@@ -325,6 +335,7 @@ async fn to_federated(
             terms.set_trust(Trust::Federated);
             terms.end();
         }
+        terms.settle();
         terms.set_ends(None);
         if terms.identity().is_empty() {
             terms.set_identity(&uid);

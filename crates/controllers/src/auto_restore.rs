@@ -53,7 +53,7 @@ struct Case {
     leaving: bool,
     /// `spec.autoRestore`
     wanted: bool,
-    /// The cause of lost access, or of losing it soon, if a restore may repair it.
+    /// The cause of lost access, if a restore may repair it.
     repairable: Option<AccessCode>,
     /// A restore that has not ended.
     begun: Option<State>,
@@ -84,13 +84,8 @@ fn decide(case: &Case, now: Timestamp) -> Next {
     let (true, Some(code)) = (case.wanted, case.repairable) else {
         return Next::Wait(None);
     };
-    let last = recent(&case.tries, now, DAY).pop();
     let recent = recent(&case.tries, now, WINDOW);
     let free = match recent.as_slice() {
-        // There are weeks left for it, and what cannot be renewed today cannot be in an hour.
-        _ if code == AccessCode::CredentialExpiring => {
-            last.and_then(|last| last.checked_add(DAY).ok())
-        }
         [] => None,
         [first, ..] if recent.len() >= MOST => first.checked_add(WINDOW).ok(),
         [.., last] => PAUSES
@@ -119,6 +114,10 @@ impl Case {
         let repairable = read.as_ref().and_then(|cluster| {
             let access = cluster.condition(HOST_ACCESS)?;
             let code: AccessCode = access.reason.parse().ok()?;
+            // What ends soon is renewed on terms of its own.
+            if code == AccessCode::CredentialExpiring {
+                return None;
+            }
             // Where people have to bring something (a fingerprint, a kubeconfig), nothing can be done without them.
             let repair = doctor::finding(name, code, &access.message).repair?;
             let alone = repair == format!("kah restore-access {name}");
@@ -393,15 +392,6 @@ mod tests {
                 Next::Repair(CODE),
             ),
             (
-                "weeks are left to renew",
-                Case {
-                    repairable: Some(AccessCode::CredentialExpiring),
-                    ..tried(&[0])
-                },
-                2 * hour,
-                Next::Wait(Some(at(24 * hour))),
-            ),
-            (
                 "somebody is at it",
                 Case {
                     begun: begun(0),
@@ -454,6 +444,7 @@ mod tests {
                 Some(AccessCode::WrongRole),
             ),
             (object(true, "False", "ClockSkew", ""), true, None),
+            (object(true, "True", "CredentialExpiring", ""), true, None),
             (object(true, "False", "TLSUntrusted", ""), true, None),
             (
                 object(

@@ -4,6 +4,7 @@
 //!
 //! * [`cluster`] keeps the Cluster objects true: who is ready, who lets people in, and why not.
 //! * [`auto_restore`] repairs access where a Cluster asks for it, and ends what another process left half done.
+//! * [`renewal`] replaces the host's own credentials at members before they end.
 //! * [`propagation`] keeps in every member what the host owns: users, roles, groups, workspaces.
 //! * [`trust`] keeps members told of the host's signing keys, and changes the keys.
 //! * [`leader`] sees to it that only one process of a host does any of this.
@@ -13,6 +14,7 @@ pub mod cluster;
 pub mod leader;
 pub mod metrics;
 pub mod propagation;
+pub mod renewal;
 pub mod trust;
 
 use std::time::Duration;

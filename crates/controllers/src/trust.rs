@@ -2,6 +2,8 @@
 //!
 //! Where a rotation stands is what the Secret says, and nothing else: whoever reads it goes on from there, and of two at once one comes too late.
 
+pub(crate) mod wanted;
+
 use std::time::Duration;
 
 use jiff::SignedDuration;

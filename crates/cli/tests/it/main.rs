@@ -9,8 +9,10 @@
 mod check;
 mod clusters;
 mod doctor;
+mod enrol;
 mod fleet;
 mod health;
+mod import;
 mod inside;
 mod join;
 mod original;

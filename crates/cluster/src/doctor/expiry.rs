@@ -25,13 +25,25 @@ impl Expiry {
         self.ends.duration_since(now)
     }
 
-    /// Whether it is time to replace it: fewer than 30 days are left, or, for one that we renew ourselves and that may be made for less, a third of its life.
+    /// Whether it is one that the host had the member issue, and may replace without asking.
     #[must_use]
-    pub fn is_soon(&self, now: Timestamp) -> bool {
+    pub fn is_ours(&self) -> bool {
+        self.from.is_some()
+    }
+
+    /// How long before its end it is to be replaced: 30 days, or, for one that we renew ourselves and that may be made for less, a third of its life.
+    #[must_use]
+    pub fn lead(&self) -> SignedDuration {
         let third = self
             .from
             .map_or(SOON, |from| self.ends.duration_since(from) / 3);
-        self.left(now) < SOON.min(third)
+        SOON.min(third)
+    }
+
+    /// Whether it is time to replace it.
+    #[must_use]
+    pub fn is_soon(&self, now: Timestamp) -> bool {
+        self.left(now) < self.lead()
     }
 
     /// The days that are left, and for less than a day the hours.

@@ -3,7 +3,7 @@
 use kah_api::access::Remedy;
 
 use super::Step;
-use crate::{AccessCode, SettingsError, code_of_fault, fault_of};
+use crate::{AccessCode, SettingsError, code_of_fault, fault_of, propagate::PropagateError};
 
 /// Why access was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +98,9 @@ pub enum RestoreError {
     /// The host's keys could not be published.
     #[error("tell the member the keys of this host")]
     Keys(#[source] Box<crate::trust::TrustError>),
+    /// The caller's User was not brought to the member.
+    #[error("bring the user and its roles to the member")]
+    User(#[source] Box<PropagateError>),
     /// Another run is at it.
     #[error("access is being restored by {by}, at step {step:?}: wait for it to end")]
     Busy {
@@ -160,11 +163,11 @@ impl RestoreError {
             Self::Another { .. } | Self::Other(_) | Self::NotRenewable(_) => {
                 Some(AccessCode::CredentialRejected)
             }
-            Self::Api { source, .. } => match &**source {
-                kube::Error::Api(status) if status.code == 401 => {
-                    Some(AccessCode::CredentialRejected)
-                }
-                error => fault_of(error).and_then(code_of_fault),
+            Self::Api { source, .. } => code_of(source),
+            Self::User(error) => match &**error {
+                PropagateError::Settings(error) => Some(error.code()),
+                PropagateError::Api { source, .. } => code_of(source),
+                _ => None,
             },
             _ => None,
         }
@@ -194,5 +197,12 @@ impl RestoreError {
                 code => Some(code.remedy()),
             },
         }
+    }
+}
+
+fn code_of(error: &kube::Error) -> Option<AccessCode> {
+    match error {
+        kube::Error::Api(status) if status.code == 401 => Some(AccessCode::CredentialRejected),
+        error => fault_of(error).and_then(code_of_fault),
     }
 }

@@ -19,6 +19,8 @@ use crate::{Host, host::clusters};
 pub(super) const CLAIM: &str = "hub.kubeaihub.io/trust-move";
 /// The annotation that says when the last token of a trust that was given up has ended.
 pub(super) const ENDS: &str = "hub.kubeaihub.io/trust-ends";
+/// The annotation that says which trust the Cluster is to get as soon as that can be.
+pub const WANTED: &str = "hub.kubeaihub.io/trust-wanted";
 /// Tries of a write that somebody else came before.
 const TRIES: usize = 8;
 
@@ -130,6 +132,11 @@ impl Terms<'_> {
 
     pub(super) fn set_ends(&mut self, ends: Option<Timestamp>) {
         self.annotate(ENDS, ends.map(|ends| ends.to_string()));
+    }
+
+    /// Nothing is to be done about trust any more: it is as it should be, or people have decided.
+    pub(super) fn settle(&mut self) {
+        self.annotate(WANTED, None);
     }
 
     fn annotate(&mut self, name: &str, value: Option<String>) {

@@ -17,7 +17,7 @@ use super::{
     probing::{Held, probe},
     status::{self, ACCEPTED, HOST_ACCESS, Known, Look},
 };
-use crate::{Metrics, auto_restore};
+use crate::{Metrics, auto_restore, renewal, trust};
 
 /// Between two deep looks at a member that is well.
 const LOOK: Duration = Duration::from_secs(60);
@@ -62,6 +62,15 @@ pub async fn run(work: Work, object: watch::Receiver<Arc<DynamicObject>>, stop: 
         }
         auto_restore::run(&work.host, &work.name, &work.metrics, object.clone()).await;
     };
+    let minding = async {
+        if is_host {
+            std::future::pending::<()>().await;
+        }
+        tokio::join!(
+            Box::pin(trust::wanted::run(&work.host, &work.name, object.clone())),
+            Box::pin(renewal::run(&work.host, &work.name, object.clone())),
+        );
+    };
     let keeper = Keeper {
         work: &work,
         is_host,
@@ -80,6 +89,7 @@ pub async fn run(work: Work, object: watch::Receiver<Arc<DynamicObject>>, stop: 
         tokio::join!(
             Box::pin(probing),
             Box::pin(restoring),
+            Box::pin(minding),
             Box::pin(keeper.keep())
         );
     };

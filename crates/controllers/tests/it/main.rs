@@ -5,6 +5,7 @@
 mod clusters;
 mod leader;
 mod propagation;
+mod renewal;
 mod restores;
 mod stage;
 mod trust;

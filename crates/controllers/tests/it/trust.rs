@@ -1,6 +1,6 @@
 //! Trust moves and keys change, and nobody who asks notices.
 
-mod stage;
+pub mod stage;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -9,10 +9,10 @@ use std::{
 
 use http_body_util::BodyExt;
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Secret};
 use kah_api::{cluster::Trust, seed};
 use kah_cluster::trust::{
-    TrustError, rotate,
+    TrustError, WANTED, rotate,
     rotation::{Pace, Told},
     survey,
 };
@@ -455,4 +455,102 @@ async fn of_two_that_make_the_first_key_one_wins() {
         .map(|keys| keys.unwrap().records()[0].id.clone())
         .collect();
     assert_eq!(ids.len(), 1);
+}
+
+async fn of_cluster(stage: &Stage, name: &str) -> kah_api::cluster::Cluster {
+    let api: Api<kah_api::cluster::Cluster> = Api::all(stage.plane.client());
+    api.get(name).await.unwrap()
+}
+
+/// Reasons of the Events about a Cluster.
+async fn events(stage: &Stage, name: &str) -> Vec<String> {
+    let api: Api<Event> = Api::namespaced(stage.plane.client(), "default");
+    let events = api.list(&Default::default()).await.unwrap().items;
+    events
+        .into_iter()
+        .filter(|event| event.involved_object.name.as_deref() == Some(name))
+        .filter_map(|event| event.reason)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_marked_member_becomes_federated_once_it_can_be_asked_and_no_other() {
+    let stage = Stage::new(&["own secret of m0", "own secret of m1", "own secret of m2"]).await;
+    stage.members[0].away.store(true, Ordering::SeqCst);
+    stage.members[1].go.store(true, Ordering::SeqCst);
+    for (number, name) in ["m0", "m1"].into_iter().enumerate() {
+        let spaces: Api<Namespace> = Api::all(stage.members[number].plane.client());
+        let uid = spaces.get("kube-system").await.unwrap().metadata.uid;
+        let mark = json!({
+            "metadata": {"annotations": {WANTED: "federated"}},
+            "status": {"uid": uid},
+        });
+        clusters(&stage.plane)
+            .patch(name, &PatchParams::default(), &Patch::Merge(mark))
+            .await
+            .unwrap();
+    }
+    tokio::spawn(kah_controllers::run(
+        stage.host.clone(),
+        kah_controllers::Settings {
+            host_cluster: "host".into(),
+            host_kubeconfig: stage.plane.admin_kubeconfig().to_owned(),
+            resync: Duration::from_secs(1),
+        },
+        kah_controllers::Metrics::default(),
+        stage.stop.clone(),
+    ));
+    let told = async |name: &str| {
+        let cluster = of_cluster(&stage, name).await;
+        let access = cluster.condition("HostAccess").map(|it| it.reason.clone());
+        let marked = cluster.metadata.annotations.unwrap_or_default();
+        let marked = marked.contains_key(WANTED);
+        (cluster.spec.trust, marked, access.unwrap_or_default())
+    };
+    // A member of another program keeps the shared secret, and somebody is told.
+    eventually("m1 is given up", async || {
+        events(&stage, "m1")
+            .await
+            .contains(&"TrustNotOffered".to_owned())
+    })
+    .await;
+    assert_eq!(told("m1").await.0, Trust::SharedSecret);
+    assert!(!told("m1").await.1 && stage.members[1].told().await.is_none());
+    // One that cannot be asked is waited for.
+    let (trust, marked, _) = told("m0").await;
+    assert_eq!((trust, marked), (Trust::SharedSecret, true));
+    stage.members[0].away.store(false, Ordering::SeqCst);
+    eventually("m0 is federated and lets people in", async || {
+        told("m0").await == (Trust::Federated, false, "Accepted".into())
+    })
+    .await;
+    assert_eq!(status(&stage, "m0").await, 200);
+    eventually("it is told", async || {
+        events(&stage, "m0")
+            .await
+            .contains(&"TrustFederated".to_owned())
+    })
+    .await;
+    // Nobody asked for it.
+    eventually("m2 refuses", async || {
+        told("m2").await == (Trust::SharedSecret, false, "SignatureInvalid".into())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_who_move_a_marked_member_have_decided() {
+    let stage = Stage::new(&[SECRET]).await;
+    let mark = json!({"metadata": {"annotations": {WANTED: "federated"}}});
+    for trust in [Trust::SharedSecret, Trust::Federated] {
+        clusters(&stage.plane)
+            .patch("m0", &PatchParams::default(), &Patch::Merge(&mark))
+            .await
+            .unwrap();
+        stage.move_to("m0", trust).await.unwrap();
+        let cluster = of_cluster(&stage, "m0").await;
+        assert_eq!(cluster.spec.trust, trust);
+        let annotations = cluster.metadata.annotations.unwrap_or_default();
+        assert!(!annotations.contains_key(WANTED), "{annotations:?}");
+    }
 }

@@ -7,6 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use kah_api::status::Status;
 use kah_cluster::{
+    propagate::PropagateError,
     restore::{Report, Request, RestoreError, restore},
     with_causes,
 };
@@ -111,6 +112,14 @@ pub(super) fn refusal(error: &RestoreError) -> Status {
         | RestoreError::AuthorityUnknown { .. }
         | RestoreError::NotRenewable(_)
         | RestoreError::Settings(_) => (422, "Invalid"),
+        RestoreError::User(error)
+            if matches!(
+                **error,
+                PropagateError::Foreign { .. } | PropagateError::LeftToKubeFed(_)
+            ) =>
+        {
+            (422, "Invalid")
+        }
         RestoreError::Kubeconfig(_) => (400, "BadRequest"),
         _ => (502, "BadGateway"),
     };

@@ -1,0 +1,175 @@
+//! A cluster joins by an agent that dials out, and leaves.
+
+use std::time::Duration;
+
+use kah_testkit::fleet::{Fleet, until};
+use kah_testkit::http_client::send;
+use kah_testkit::kubectl::Kubectl;
+
+use crate::fleet::{OURS, kah, log_in, ok, server_pod, start};
+
+const AGENT: [&str; 4] = [
+    "secret/kah-agent",
+    "serviceaccount/kah-agent",
+    "deployment/kah-agent",
+    "clusterrolebinding/kah-agent",
+];
+
+/// Invites a cluster; the one line on stdout, and the token in it.
+fn invite(fleet: &Fleet, name: &str) -> (String, String) {
+    let ran = kah(fleet, &["cluster", "join", name, "--agent"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let line = ran.stdout.trim_end().to_owned();
+    let url = line.strip_prefix("kubectl apply -f ").unwrap().to_owned();
+    let (address, token) = url.split_once("/kapis/hub.kubeaihub.io/v1/join/").unwrap();
+    assert_eq!(address, fleet.facts().address);
+    let digits = token.strip_prefix(&format!("{name}.")).unwrap();
+    assert!(
+        digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        "{line}"
+    );
+    assert!(
+        ran.stderr.contains("once, until 20") && !ran.stderr.contains(digits),
+        "{ran:?}"
+    );
+    (line, token.to_owned())
+}
+
+fn field(kubectl: &Kubectl, object: &[&str], path: &str) -> String {
+    let form = format!("jsonpath={{{path}}}");
+    let get = ["get", "-o", form.as_str()];
+    ok(kubectl, &[OURS.as_slice(), &get, object].concat())
+}
+
+#[test]
+fn a_cluster_joins_by_an_agent_and_leaves() {
+    let fleet = start(&["--members", "1"]);
+    log_in(&fleet);
+    let (host, member) = (
+        fleet.kubectl("host").unwrap(),
+        fleet.kubectl("member-1").unwrap(),
+    );
+
+    // What cannot be invited, each for its own reason.
+    for (name, words) in [
+        ("member-1", "there is a cluster member-1 already"),
+        ("a$(id)", "is no name for a cluster"),
+    ] {
+        let ran = kah(&fleet, &["cluster", "join", name, "--agent"]);
+        assert!(
+            ran.code == 1 && ran.stderr.contains(words) && ran.stdout.is_empty(),
+            "{ran:?}"
+        );
+    }
+    let plain = [
+        "cluster",
+        "join",
+        "edge",
+        "--agent",
+        "--hub-address",
+        "http://hub.example.org",
+    ];
+    let ran = kah(&fleet, &plain);
+    assert!(
+        ran.code == 1 && ran.stderr.contains("is not https"),
+        "{ran:?}"
+    );
+    let left = kah(&fleet, &["cluster", "leave", "member-1", "--yes"]);
+    assert_eq!(left.code, 0, "{left:?}");
+
+    // The first invitation is replaced by the second; the manifest may be read more than once.
+    let (_, dead) = invite(&fleet, "edge");
+    let (line, token) = invite(&fleet, "edge");
+    let apply = |token: &str| {
+        let url = line.strip_prefix("kubectl apply -f ").unwrap();
+        let (address, _) = url.rsplit_once('/').unwrap();
+        member.run(&["apply", "-f", &format!("{address}/{token}")])
+    };
+    let ran = apply(&dead);
+    assert!(ran.code != 0, "{ran:?}");
+    for _ in 0..2 {
+        let url = line.strip_prefix("kubectl apply -f ").unwrap();
+        let answer = send("GET".parse().unwrap(), url, &[], "").unwrap();
+        assert!(
+            answer.status == 200 && answer.body.contains(&token),
+            "{answer:?}"
+        );
+    }
+    let ran = apply(&token);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    // The agent of the Pod enrols by itself: a certificate in the place of the token.
+    until(Duration::from_secs(60), "the agent has enrolled", || {
+        let secret = field(&member, &["secret", "kah-agent"], ".data");
+        (secret.contains("tls.crt") && !secret.contains("\"token\"")).then_some(())
+    })
+    .unwrap();
+    let own = field(&member, &["namespace", "kube-system"], ".metadata.uid");
+    assert_eq!(
+        field(
+            &host,
+            &["clusters.cluster.kubesphere.io", "edge"],
+            ".status.uid"
+        ),
+        own
+    );
+    // Used up.
+    let ran = apply(&token);
+    assert!(ran.code != 0, "{ran:?}");
+    // The same cluster does not join under another name, by neither way.
+    let kubeconfig = fleet.facts().clusters[1].kubeconfig.display().to_string();
+    let ran = kah(
+        &fleet,
+        &["cluster", "join", "again", "--kubeconfig", &kubeconfig],
+    );
+    assert!(
+        ran.code == 1 && ran.stderr.contains("this is the cluster edge"),
+        "{ran:?}"
+    );
+
+    // It has another jwtSecret than the host, and needs none: trust becomes federated by itself, over the tunnel.
+    until(Duration::from_secs(60), "edge lets people in", || {
+        let told = field(
+            &host,
+            &["clusters.cluster.kubesphere.io", "edge"],
+            ".spec.trust}{.status.conditions[?(@.type==\"HostAccess\")].reason",
+        );
+        (told == "federatedAccepted").then_some(())
+    })
+    .unwrap();
+
+    // Leaving cleans both sides up; what the agent may not remove is told.
+    let left = kah(&fleet, &["cluster", "leave", "edge", "--yes"]);
+    assert_eq!(left.code, 0, "{left:?}");
+    assert!(
+        left.stderr
+            .contains("kubectl delete -n kubesphere-system role/kah-agent"),
+        "{left:?}"
+    );
+    until(
+        Duration::from_secs(20),
+        "the member holds nothing of the agent",
+        || {
+            AGENT
+                .iter()
+                .all(|object| member.run(&[OURS[0], OURS[1], "get", object]).code != 0)
+                .then_some(())
+        },
+    )
+    .unwrap_or_else(|error| panic!("{error}: {left:?}"));
+    until(
+        Duration::from_secs(20),
+        "the host holds nothing of edge",
+        || {
+            let gone = |object: &str| host.run(&[OURS[0], OURS[1], "get", object]).code != 0;
+            (gone("clusters.cluster.kubesphere.io/edge") && gone("secret/hub-join-edge"))
+                .then_some(())
+        },
+    )
+    .unwrap();
+
+    // W4, D1: no token in any log.
+    let log = ok(&host, &[OURS[0], OURS[1], "logs", &server_pod(&host)]);
+    for token in [dead, token] {
+        assert!(!log.contains(token.rsplit('.').next().unwrap()));
+    }
+}
