@@ -182,9 +182,22 @@ fn block(keys: &[&str], value: &str, indent: usize) -> String {
 /// Whether plain text would read as a truth value, as nothing, or as a number in another form than decimal (YAML 1.1).
 fn is_word(value: &str) -> bool {
     const WORDS: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
-    WORDS.iter().any(|word| value.eq_ignore_ascii_case(word))
+    WORDS.iter().any(|word| value.eq_ignore_ascii_case(word)) || is_odd_number(value)
+}
+
+/// `0x1f`, `0o17`, `0b1`, `1_000`, `1e3`; a duration as `10m0s` is none.
+fn is_odd_number(value: &str) -> bool {
+    let hexadecimal = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let lower = value.to_ascii_lowercase();
+    let based = ["0x", "0o", "0b"]
+        .iter()
+        .find_map(|base| lower.strip_prefix(base));
+    based.is_some_and(hexadecimal)
         || (value.starts_with(|first: char| first.is_ascii_digit())
-            && value.contains(|other: char| !other.is_ascii_digit() && other != '.'))
+            && lower
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || b"._e".contains(&byte))
+            && lower.contains(['_', 'e']))
 }
 
 /// The value in the style of the one that it replaces; quoted where plain text would read as something else.
