@@ -10,6 +10,7 @@ mod check;
 mod clusters;
 mod doctor;
 mod fleet;
+mod four;
 mod health;
 mod inside;
 mod join;
