@@ -20,7 +20,7 @@ mod trust;
 mod up;
 mod watched;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use arguments::{Arguments, Cluster, Command, Config, Trust};
 use clap::Parser;
@@ -34,7 +34,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(run(arguments.command)),
+        Ok(runtime) => {
+            let done = runtime.block_on(run(arguments.command));
+            // A read of standard input comes back when that is closed, and not before: it would hold up the end of the process.
+            runtime.shutdown_timeout(Duration::from_millis(200));
+            done
+        }
         Err(error) => Err(Failure::new(
             "start the runtime",
             "Check the limits on threads and open files.",

@@ -41,6 +41,9 @@ pub struct ClusterFacts {
     pub kubeconfig: PathBuf,
     /// Its Kubernetes API.
     pub address: String,
+    /// An address of its ks-apiserver that outlives Pods, where it has one.
+    #[serde(default)]
+    pub endpoint: Option<String>,
 }
 
 /// A child process that gets a SIGTERM when its owner goes, and is killed if that does not help.

@@ -12,7 +12,8 @@ use kah_localkube::node::Network;
 const VARIABLE: &str = "KAH_POD_NETWORK";
 const PODS: &str = "198.18.0.0/15";
 
-/// A real kube-apiserver does not start without a default route, and takes its own address from there.
+/// A real kube-apiserver does not start without a default route, and takes its own address from there. What is sent anywhere else fails at
+/// once, or a question to a nameserver out there would wait for its time to end.
 const PREPARE: &str = "ip link set lo up \
   && ip addr add 198.18.0.1/32 dev lo \
   && ip route add local 198.18.0.0/15 dev lo \
@@ -20,6 +21,8 @@ const PREPARE: &str = "ip link set lo up \
   && ip link set outside up && ip link set nowhere up \
   && ip addr add 198.19.255.254/32 dev outside \
   && ip route add default dev outside \
+  && for net in 1.0.0.0/8 2.0.0.0/7 4.0.0.0/6 8.0.0.0/5 16.0.0.0/4 32.0.0.0/3 64.0.0.0/2 128.0.0.0/1; do \
+       ip route add unreachable $net || exit 1; done \
   && exec \"$@\"";
 
 /// Where a test runs.

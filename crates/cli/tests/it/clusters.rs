@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kah_testkit::fleet::{Fleet, Guard, until};
 use kah_testkit::http_client::get;
+use kah_testkit::kubectl::Kubectl;
 use kah_testkit::network::{self, Place};
 
 use crate::fleet::{OURS, kah, log_in, ok, server_pod, start, start_real, through_host, token};
@@ -141,7 +142,7 @@ fn commands(fleet: &Fleet) {
     let file = fleet.folder().join("all.yaml");
     let path = file.to_str().unwrap();
     assert_eq!(kah(fleet, &["kubeconfig", "-o", path]).code, 0);
-    let kubectl = kah_testkit::kubectl::Kubectl::new(&file).unwrap();
+    let kubectl = Kubectl::new(&file).unwrap();
     for cluster in ["host", "member-1", "member-2"] {
         let mark = ok(
             &kubectl,
@@ -184,14 +185,15 @@ fn through(fleet: &Fleet) {
         "1"
     );
 
-    watch(&kubectl, &direct);
+    watch(&kubectl, &direct, "applied");
     let pod = server_pod(&direct);
-    logs(&kubectl, &pod, &fleet.facts().address, &token);
+    let member = format!("{}/clusters/member-1", fleet.facts().address);
+    logs(&kubectl, &pod, &member, &token);
     exec(&kubectl, &pod);
 }
 
 /// Lines that a child prints, as they come.
-fn lines(guard: &mut Guard) -> std::sync::mpsc::Receiver<String> {
+pub fn lines(guard: &mut Guard) -> std::sync::mpsc::Receiver<String> {
     let stdout = guard.child().stdout.take().unwrap();
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -204,7 +206,8 @@ fn lines(guard: &mut Guard) -> std::sync::mpsc::Receiver<String> {
     receiver
 }
 
-fn watch(through: &kah_testkit::kubectl::Kubectl, direct: &kah_testkit::kubectl::Kubectl) {
+/// Watches ConfigMaps through the host: the one that is `there`, and one that is made in the member meanwhile.
+pub fn watch(through: &Kubectl, direct: &Kubectl, there: &str) {
     let mut command = through.command();
     command
         .args(["get", "configmaps", "--watch", "-o", "name"])
@@ -220,12 +223,13 @@ fn watch(through: &kah_testkit::kubectl::Kubectl, direct: &kah_testkit::kubectl:
             }
         }
     };
-    wait_for("applied");
+    wait_for(there);
     ok(direct, &["create", "configmap", "fresh"]);
     wait_for("fresh");
 }
 
-fn logs(kubectl: &kah_testkit::kubectl::Kubectl, pod: &str, address: &str, token: &str) {
+/// Follows the log of a member's ks-apiserver, in which a request to the member shows.
+pub fn logs(kubectl: &Kubectl, pod: &str, member: &str, token: &str) {
     let mut command = kubectl.command();
     command
         .args([OURS[0], OURS[1], "logs", "-f", pod])
@@ -239,7 +243,7 @@ fn logs(kubectl: &kah_testkit::kubectl::Kubectl, pod: &str, address: &str, token
         Duration::from_secs(15),
         "the followed log shows a request",
         || {
-            get(&format!("{address}/clusters/member-1{path}"), token).unwrap();
+            get(&format!("{member}{path}"), token).unwrap();
             seen.try_iter()
                 .any(|line| line.contains(path))
                 .then_some(())
@@ -248,7 +252,7 @@ fn logs(kubectl: &kah_testkit::kubectl::Kubectl, pod: &str, address: &str, token
     .unwrap();
 }
 
-fn exec(kubectl: &kah_testkit::kubectl::Kubectl, pod: &str) {
+fn exec(kubectl: &Kubectl, pod: &str) {
     let exec = |arguments: &[&str], input: &str| {
         let mut all = vec![OURS[0], OURS[1], "exec", pod];
         if !input.is_empty() {

@@ -161,6 +161,13 @@ pub fn edit(kubectl: &Kubectl, from: &str, to: &str) {
 
 /// Sends a signal to the process that is a cluster's ks-apiserver under `kah up`.
 pub fn signal_server(fleet: &Fleet, cluster: &str, signal: Signal) {
+    let found = processes(fleet, cluster, "apiserver");
+    assert_eq!(found.len(), 1, "processes of ks-apiserver of {cluster}");
+    kill_process(found[0], signal).unwrap();
+}
+
+/// The processes of a cluster's Pods under `kah up` that run this command of the program.
+pub fn processes(fleet: &Fleet, cluster: &str, command: &str) -> Vec<Pid> {
     let folder = fleet.data_dir().join("clusters").join(cluster);
     let mark = format!("KAH_ROOT={}", folder.display());
     let mut found = Vec::new();
@@ -179,10 +186,9 @@ pub fn signal_server(fleet: &Fleet, cluster: &str, signal: Signal) {
                 .split('\0')
                 .any(|part| part.starts_with(begins))
         };
-        if has("environ", &mark) && has("cmdline", "apiserver") {
+        if has("environ", &mark) && has("cmdline", command) {
             found.push(id);
         }
     }
-    assert_eq!(found.len(), 1, "processes with {mark}");
-    kill_process(found[0], signal).unwrap();
+    found
 }

@@ -11,6 +11,7 @@ mod clusters;
 mod doctor;
 mod enrol;
 mod fleet;
+mod four;
 mod health;
 mod import;
 mod inside;

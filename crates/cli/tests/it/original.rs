@@ -16,7 +16,8 @@ use crate::{
     fleet::{OURS, configuration, edit, kah, log_in, ok, start, token, without_controllers},
 };
 
-fn reference() -> Option<std::path::PathBuf> {
+/// The folder of the original, or a word that there is none.
+pub fn reference() -> Option<std::path::PathBuf> {
     let found = original::reference();
     if found.is_none() {
         println!("the original is not started: KAH_REFERENCE is not set");
@@ -25,7 +26,7 @@ fn reference() -> Option<std::path::PathBuf> {
 }
 
 /// The value of one line of a cluster's `kubesphere.yaml`.
-fn setting(kubectl: &Kubectl, name: &str) -> String {
+pub fn setting(kubectl: &Kubectl, name: &str) -> String {
     let text = configuration(kubectl);
     let line = text.lines().find(|line| line.contains(name)).unwrap();
     line.split(": ")
@@ -40,7 +41,7 @@ fn kubectl_of(fleet: &Fleet, name: &str) -> Kubectl {
 }
 
 /// The original as a member of this fleet, called `theirs`, reached at its ks-apiserver.
-fn join_original(fleet: &Fleet, member: &Original) {
+pub fn join_original(fleet: &Fleet, member: &Original) {
     let object = seed::member_cluster(
         "theirs",
         &std::fs::read_to_string(member.kubeconfig_path()).unwrap(),

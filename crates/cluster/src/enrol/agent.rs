@@ -9,6 +9,7 @@ use http::{HeaderValue, Method, Request, StatusCode, header, uri::PathAndQuery};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{ConfigMap, Namespace, Secret},
+    apimachinery::pkg::version::Info,
 };
 use kah_api::{config::Configuration, seed};
 use kah_net::{Address, Forward, ProxyError, Roots, TlsSettings, Upstream, UpstreamSettings};
@@ -198,9 +199,19 @@ pub async fn facts(client: &Client) -> Result<Facts, AgentError> {
         .ok_or(AgentError::Configuration)?;
     Ok(Facts {
         uid: namespace.metadata.uid.unwrap_or_default(),
-        kubernetes_version: version.git_version,
+        kubernetes_version: version_of(version),
         cluster_role: configuration.multicluster.cluster_role,
     })
+}
+
+/// A kube-apiserver that was built outside of a release calls itself v0.0.0, and tells the version that it has in the numbers beside that.
+fn version_of(info: Info) -> String {
+    let digits = |text: &str| -> String { text.chars().take_while(char::is_ascii_digit).collect() };
+    let (major, minor) = (digits(&info.major), digits(&info.minor));
+    if info.git_version.starts_with("v0.0.0") && !major.is_empty() && !minor.is_empty() {
+        return format!("v{major}.{minor}");
+    }
+    info.git_version
 }
 
 /// Exchanges a token for a certificate of this key (PEM). The same key may ask again where an answer was lost.
@@ -451,7 +462,25 @@ fn failed(doing: &'static str) -> impl FnOnce(kube::Error) -> AgentError {
 
 #[cfg(test)]
 mod tests {
-    use super::check_hub;
+    use super::{Info, check_hub, version_of};
+
+    #[test]
+    fn a_version_that_is_no_release_is_told_by_its_numbers() {
+        for (git, major, minor, expected) in [
+            ("v1.36.2", "1", "36", "v1.36.2"),
+            ("v1.19.0-eks", "1", "19+", "v1.19.0-eks"),
+            ("v0.0.0-master+8e16b12", "1", "36+", "v1.36"),
+            ("v0.0.0-master+8e16b12", "", "", "v0.0.0-master+8e16b12"),
+        ] {
+            let info = Info {
+                git_version: git.to_owned(),
+                major: major.to_owned(),
+                minor: minor.to_owned(),
+                ..Info::default()
+            };
+            assert_eq!(version_of(info), expected);
+        }
+    }
 
     #[test]
     fn a_token_travels_in_clear_only_where_that_was_accepted() {

@@ -25,7 +25,8 @@ use crate::kubectl::Kubectl;
 use crate::kubelet::Kubelet;
 use crate::plane::RealPlane;
 
-const IMAGE: &str = "kubeaihub.io/kah:test";
+/// The image that the program names in what it has others apply.
+const IMAGE: &str = concat!("kubeaihub.io/kah:", env!("CARGO_PKG_VERSION"));
 const SECRET: &str = "TestingTestingTestingTestingTest";
 const PASSWORD: &str = "P4ssword-of-tests";
 
@@ -126,6 +127,7 @@ impl RealFleet {
                     name: running.name.clone(),
                     kubeconfig: running.plane.kubeconfig_path(),
                     address: server(&running.plane),
+                    endpoint: Some(format!("http://{}", running.endpoint)),
                 })
                 .collect(),
         })
