@@ -205,8 +205,11 @@ impl AccessCode {
                 ],
             ),
             Self::MemberUnreachable => (
-                "Check that the member runs, and that the address of its Cluster object is reachable from the host.",
-                &["kubectl get clusters.cluster.kubesphere.io -o yaml"],
+                "Check that the member runs, and that the host reaches the address of its Cluster object; where it joins by an agent, that its Deployment kah-agent runs and reaches the host.",
+                &[
+                    "kubectl get clusters.cluster.kubesphere.io -o yaml",
+                    "kubectl -n kubesphere-system logs deploy/kah-agent",
+                ],
             ),
             Self::TLSUntrusted => (
                 "Store a current kubeconfig of the member in its Cluster object: its certificate authority has changed.",

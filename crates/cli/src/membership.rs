@@ -4,6 +4,7 @@ use std::path::Path;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::StatusCode;
+use jiff::{Timestamp, Unit};
 use serde_json::{Value, json};
 
 use crate::arguments::{Join, TrustWord};
@@ -57,16 +58,24 @@ async fn invite(wanted: &Join) -> Result<(), Failure> {
             output::value(&told, Format::Json)?;
         }
     }
+    let until = expires
+        .parse::<Timestamp>()
+        .and_then(|expires| expires.round(Unit::Second))
+        .map_or(expires, |expires| expires.to_string());
     output::talk(&format!(
-        "{name} joins when this is applied in it by one of its administrators. It holds a token that is good for one cluster, once, until {expires}."
+        "{name} joins when one of its administrators applies this in it, with a kubeconfig of {name} and not of the host. It holds a token that is good for one cluster, once, until {until}."
     ));
-    if !url.starts_with("https:") {
+    if url.starts_with("https:") {
+        output::talk(&format!(
+            "If kubectl does not trust the host's certificate, make a new token and apply it at once: `kah cluster join {name} --agent -o yaml | kubectl --context CONTEXT apply -f -`."
+        ));
+    } else {
         output::talk(&format!(
             "{address} is not https: the token travels in clear."
         ));
     }
     output::talk(&format!(
-        "If kubectl does not trust the host's certificate: `kah cluster join {name} --agent -o yaml | kubectl --context CONTEXT apply -f -`. What comes next: `kah cluster show {name}`."
+        "Until its agent has connected, `kah cluster show {name}` says MemberUnreachable."
     ));
     Ok(())
 }
