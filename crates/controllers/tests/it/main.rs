@@ -8,3 +8,4 @@ mod propagation;
 mod restores;
 mod stage;
 mod trust;
+mod tunnel;
