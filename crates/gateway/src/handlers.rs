@@ -8,6 +8,7 @@ use crate::{
     answer,
     gateway::{Arrived, Inner},
     health::healthz,
+    metrics::metrics,
     oauth,
     routes::{Endpoint, Matched},
 };
@@ -17,6 +18,7 @@ impl Inner {
         let settings = &arrived.settings;
         match matched.endpoint {
             Endpoint::Healthz | Endpoint::Ping => healthz(Some(arrived.target.query())),
+            Endpoint::Metrics => metrics(&self.registry),
             Endpoint::KapisVersion | Endpoint::Version => {
                 // Asked anew each time: the cluster may have been upgraded. Without an answer the key is absent.
                 let kubernetes = self.kube.ask("/version").await;

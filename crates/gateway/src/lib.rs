@@ -16,6 +16,7 @@ mod health;
 mod hub;
 mod kube_proxy;
 mod member;
+mod metrics;
 mod oauth;
 mod reload;
 mod routes;

@@ -12,6 +12,7 @@ use crate::answer::{accepted, not_served, routing_error, with_header};
 pub enum Endpoint {
     Healthz,
     Ping,
+    Metrics,
     KapisVersion,
     Version,
     ConfigOauth,
@@ -81,6 +82,10 @@ pub const ROUTES: &[Route] = &[
     Route {
         open: false,
         ..health("/healthz/ping", Endpoint::Ping)
+    },
+    Route {
+        json: false,
+        ..get("/kapis/metrics", Endpoint::Metrics)
     },
     get("/kapis/version", Endpoint::KapisVersion),
     Route {
@@ -239,7 +244,7 @@ pub(crate) fn find(
     let here: Vec<(&Route, Vec<String>)> = ROUTES
         .iter()
         .filter_map(|route| {
-            let path = if route.path.starts_with("/healthz") {
+            let path = if route.path.starts_with("/healthz") || route.path == "/kapis/metrics" {
                 path
             } else {
                 trimmed

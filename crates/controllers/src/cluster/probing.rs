@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use kah_cluster::{
-    Host,
+    Answer, Host, Member, Route,
     health::{Health, Verdict},
+    tunnel::Link,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -22,6 +23,14 @@ pub struct Held {
     pub in_doubt: bool,
     /// Why nothing is asked, where that is so.
     pub unproven: Option<String>,
+    /// Whether the member's agent is connected; `None` where it has none.
+    pub agent: Option<bool>,
+}
+
+/// Whether the agent of a member that dials out is connected. What came through a tunnel shows it, too: a Lease tells of a tunnel a moment later.
+fn agent(host: &Host, member: &Member, answered: bool) -> Option<bool> {
+    let dials = matches!(member.route(), Ok(Route::Tunnel(_)));
+    dials.then(|| answered || host.registry.tunnels().link(member.uid()) != Link::Nowhere)
 }
 
 /// Probes until it is dropped. What is held is told when it changes; the latency whenever an answer came.
@@ -38,8 +47,9 @@ pub async fn probe(
         let now = match (host.registry.get(name), host.proof()) {
             // The registry learns of it a moment later.
             (None, _) => Held::default(),
-            (Some(_), Err(error)) => Held {
+            (Some(member), Err(error)) => Held {
                 unproven: Some(error.to_string()),
+                agent: agent(host, &member, false),
                 ..Held::default()
             },
             (Some(member), Ok(proof)) => {
@@ -58,6 +68,7 @@ pub async fn probe(
                     verdict: health.verdict().cloned(),
                     in_doubt: health.is_in_doubt(),
                     unproven: None,
+                    agent: agent(host, &member, answer == Answer::Accepted),
                 }
             }
         };

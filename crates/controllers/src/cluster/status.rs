@@ -21,6 +21,7 @@ pub const ACCEPTED: &str = "Accepted";
 /// Its reason where the host has nothing to ask with.
 const NOT_PROVEN: &str = "NotProven";
 const EXPIRES: &str = "KubeConfigCertExpiresInSevenDays";
+const AGENT: &str = "AgentAvailable";
 
 /// What the member's APIs say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +83,8 @@ pub struct Known {
     pub verdict: Option<Verdict>,
     /// Why nothing can be asked, where that is so.
     pub unproven: Option<String>,
+    /// Whether its agent is connected; `None` where it has none.
+    pub agent: Option<bool>,
     /// What doctor found last.
     pub look: Option<Look>,
     /// What its APIs say.
@@ -120,6 +123,7 @@ pub fn next(before: &ClusterStatus, known: &Known, now: Timestamp) -> ClusterSta
     }
     hub(status.hub.get_or_insert_default(), known, now);
     let mut conditions = Vec::new();
+    conditions.extend(known.agent.map(agent));
     if let Some(verdict) = &known.verdict {
         if known.joined {
             let message = "Cluster has joined federation control plane successfully";
@@ -156,6 +160,16 @@ fn condition(kind: &str, status: &str, reason: &str, message: &str) -> ClusterCo
         last_transition_time: None,
         reason: reason.into(),
         message: message.into(),
+    }
+}
+
+/// As the original words it.
+fn agent(connected: bool) -> ClusterCondition {
+    if connected {
+        let message = "Agent has connected to proxy successfully.";
+        condition(AGENT, "True", "", message)
+    } else {
+        condition(AGENT, "False", "", "Agent has not connected to proxy.")
     }
 }
 

@@ -156,11 +156,43 @@ fn times_and_words_change_with_what_they_tell_of() {
 }
 
 #[test]
+fn an_agent_is_told_of_in_the_words_of_the_original() {
+    let mut before = ClusterStatus::default();
+    for (agent, wanted) in [
+        (None, None),
+        (
+            Some(false),
+            Some(("False", "Agent has not connected to proxy.")),
+        ),
+        (
+            Some(true),
+            Some(("True", "Agent has connected to proxy successfully.")),
+        ),
+        (
+            Some(false),
+            Some(("False", "Agent has not connected to proxy.")),
+        ),
+    ] {
+        let known = Known {
+            agent,
+            ..known(Some(Verdict::Accepted))
+        };
+        before = next(&before, &known, at(0));
+        let told = find(&before.conditions, "AgentAvailable");
+        let told = told.map(|it| {
+            assert_eq!(it.reason, "");
+            (it.status.as_str(), it.message.as_str())
+        });
+        assert_eq!(told, wanted);
+    }
+}
+
+#[test]
 fn conditions_of_others_stay() {
     let mut before = ClusterStatus::default();
     before
         .conditions
-        .push(condition("AgentAvailable", "True", "", "connected"));
+        .push(condition("Initialized", "True", "", "by tower"));
     let status = next(
         &before,
         &known(refused(AccessCode::MemberUnreachable)),

@@ -239,6 +239,7 @@ impl<'a> Keeper<'a> {
             joined: object.spec.join_federation,
             verdict: held.verdict,
             unproven: held.unproven,
+            agent: held.agent,
             look: self.look.clone(),
             facts: self.found.as_ref().map(|found| found.facts.clone()),
             route: if self.is_host { "" } else { route },

@@ -9,3 +9,4 @@ mod renewal;
 mod restores;
 mod stage;
 mod trust;
+mod tunnel;

@@ -159,6 +159,18 @@ impl Stage {
         client
     }
 
+    /// Joins a member that dials out. Gives the UID of its Cluster, and where its ks-apiserver is.
+    pub async fn join_dialling(&mut self, name: &str, does: Does) -> (String, String) {
+        let server = self.server(name, does).await;
+        self.create(json!({
+            "apiVersion": "cluster.kubesphere.io/v1alpha1", "kind": "Cluster",
+            "metadata": {"name": name},
+            "spec": {"joinFederation": true, "connection": {"type": "proxy"}},
+        }))
+        .await;
+        (self.cluster(name).await.metadata.uid.unwrap(), server)
+    }
+
     async fn server(&mut self, name: &str, does: Does) -> String {
         self.does(name, does);
         let (all, name) = (self.does.clone(), name.to_owned());

@@ -8,6 +8,7 @@ use crate::room::Room;
 const EXPECTED: &[(&str, u16, u16)] = &[
     ("/healthz", 200, 200),
     ("/healthz/ping", 403, 403),
+    ("/kapis/metrics", 200, 200),
     ("/kapis/version", 200, 200),
     ("/version", 403, 403),
     (

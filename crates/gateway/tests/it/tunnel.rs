@@ -118,6 +118,19 @@ async fn a_member_behind_a_tunnel_is_reached_through_the_gateway() {
         .await
         .unwrap();
 
+    let answer = room.get("/kapis/metrics", "").await;
+    assert_eq!(answer.status, 200);
+    for line in [
+        "# TYPE kubeaihub_tunnels gauge",
+        "kubeaihub_tunnels 1",
+        "kubeaihub_tunnels_dialled_total{outcome=\"accepted\"} 1",
+        "kubeaihub_tunnels_dialled_total{outcome=\"busy\"} 0",
+    ] {
+        let found = answer.body.lines().any(|it| it == line);
+        assert!(found, "{line}:\n{}", answer.body);
+    }
+    assert!(!answer.body.contains("far"), "{}", answer.body);
+    assert_eq!(room.get("/kapis/metrics/", "admin").await.status, 404);
     let answer = room.get("/kapis/clusters/far/x/v1/things", "admin").await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(answer.json()["target"], "/kapis/x/v1/things");

@@ -1,0 +1,145 @@
+//! What is told of a member that dials out, when its agent goes and comes back.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use kah_cluster::{
+    OwnKubernetes, Registry,
+    agent::{self, Credentials, Settings, Store, Stored},
+    retry::Retry,
+    tunnel::{
+        HubKeys,
+        authority::{TunnelAuthority, private_key, request_certificate},
+    },
+};
+use kah_iam::SystemClock;
+use kah_net::{Address, Limits, tunnel::Proxies};
+use tokio::net::TcpListener;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::{AbortOnDropHandle, TaskTracker},
+};
+
+use crate::stage::{Does, Stage};
+
+const AGENT: &str = "AgentAvailable";
+
+/// Where agents dial this host; gives its URL.
+async fn front(registry: Registry) -> (String, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let accepting = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let registry = registry.clone();
+            let service = service_fn(move |mut request: http::Request<Incoming>| {
+                let (answer, upgrade) = kah_net::tunnel::answer(&mut request).unwrap();
+                registry.tunnels().accept(&registry, upgrade).unwrap();
+                std::future::ready(Ok::<_, Infallible>(answer.map(|()| kah_net::empty())))
+            });
+            let connection = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            tokio::spawn(connection);
+        }
+    });
+    (url, AbortOnDropHandle::new(accepting))
+}
+
+struct Fixed(Credentials);
+
+impl Store for Fixed {
+    fn load(&self) -> Stored<'_, Credentials> {
+        Box::pin(async { Ok(self.0.clone()) })
+    }
+
+    fn save(&self, _: Credentials) -> Stored<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Starts an agent of this Cluster; it ends when what is given is dropped.
+fn start(hub: &str, authority: &TunnelAuthority, uid: &str, server: &str) -> DropGuard {
+    let key = private_key().unwrap();
+    let csr = request_certificate(&key).unwrap();
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let mut config = kube::Config::new(server.parse().unwrap());
+    config.auth_info.token = Some("agents-account".to_owned().into());
+    let settings = Settings {
+        hub: Address::parse(hub).unwrap(),
+        proxies: Proxies::default(),
+        pin: authority.pin().to_owned(),
+        store: Arc::new(Fixed(Credentials {
+            chain: authority
+                .issue_agent(&csr, "m", uid, Timestamp::now())
+                .unwrap(),
+            key,
+            authority: authority.ca_pem().to_owned(),
+        })),
+        kubesphere: Address::parse(server).unwrap(),
+        kubernetes: OwnKubernetes::new(&config, Limits::default(), stop.clone(), tasks.clone())
+            .unwrap(),
+        tunnels: 1,
+        step: Duration::from_secs(5),
+        drain: Duration::from_secs(5),
+        retry: Retry::TRANSIENT,
+        refused: Retry::REFUSED,
+        clock: Arc::new(SystemClock::default()),
+    };
+    tokio::spawn(agent::run(settings, stop.clone(), tasks));
+    stop.drop_guard()
+}
+
+#[tokio::test]
+async fn an_agent_that_goes_and_comes_back_is_told_of() {
+    let mut stage = Stage::new().await;
+    let authority = Arc::new(TunnelAuthority::in_memory(Timestamp::now()).unwrap());
+    stage.host.registry.tunnels().serve(HubKeys {
+        authority: authority.clone(),
+        clock: stage.host.clock.clone(),
+    });
+    let (hub, _front) = front(stage.host.registry.clone()).await;
+    let (uid, server) = stage.join_dialling("m", Does::Accepts).await;
+    stage.run();
+    // Nobody has come yet.
+    stage.becomes("m", AGENT, "False/").await;
+    stage.becomes("m", "Ready", "False/MemberUnreachable").await;
+
+    let running = start(&hub, &authority, &uid, &server);
+    stage.becomes("m", "Ready", "True/Ready").await;
+    stage.becomes("m", "HostAccess", "True/Accepted").await;
+    assert_eq!(stage.told("m", AGENT).await, "True/");
+    let cluster = stage.cluster("m").await;
+    let told = &cluster.condition(AGENT).unwrap().message;
+    assert_eq!(told, "Agent has connected to proxy successfully.");
+    let hub_status = cluster.status.clone().unwrap().hub.unwrap();
+    assert_eq!(hub_status.route, "tunnel");
+    assert_eq!(hub_status.certificate_days, None);
+
+    let since = Instant::now();
+    drop(running);
+    stage.becomes("m", "Ready", "False/MemberUnreachable").await;
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    println!("an agent that has gone is known after {took:?}");
+    let cluster = stage.cluster("m").await;
+    for kind in ["Ready", "HostAccess"] {
+        let told = &cluster.condition(kind).unwrap().message;
+        assert!(told.contains("agent is not connected"), "{kind}: {told}");
+    }
+    let told = &cluster.condition(AGENT).unwrap().message;
+    assert_eq!(told, "Agent has not connected to proxy.");
+
+    let since = Instant::now();
+    let _running = start(&hub, &authority, &uid, &server);
+    stage.becomes("m", "Ready", "True/Ready").await;
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(stage.told("m", AGENT).await, "True/");
+    stage.end().await;
+}
