@@ -63,7 +63,7 @@ impl Standin {
                 .body(status.to_line().into())
                 .unwrap();
         }
-        if request.uri().query() == Some("watch=1") {
+        if request.uri().query() == Some("watch=1&endless=1") {
             let first = futures::stream::iter([Ok::<_, std::io::Error>("first\n")]);
             let endless = futures::StreamExt::chain(first, futures::stream::pending());
             return Response::new(Body::from_stream(endless));
