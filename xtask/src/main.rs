@@ -1,5 +1,6 @@
 //! Repository checks that neither rustc nor clippy can make: `cargo xtask tidy`.
 
+mod security;
 mod tidy;
 
 use std::path::Path;

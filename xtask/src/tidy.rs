@@ -70,6 +70,7 @@ pub fn check(root: &Path) -> io::Result<Vec<String>> {
         let shown = file.strip_prefix(root).unwrap_or(&file);
         source(shown, &text, &mut faults);
     }
+    crate::security::check(root, &mut faults)?;
     faults.sort();
     Ok(faults)
 }
@@ -128,7 +129,7 @@ fn manifest_faults(room: &str, manifest: &str) -> Vec<String> {
     faults
 }
 
-fn sources(folder: &Path, into: &mut Vec<PathBuf>) -> io::Result<()> {
+pub(crate) fn sources(folder: &Path, into: &mut Vec<PathBuf>) -> io::Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }

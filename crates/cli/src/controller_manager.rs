@@ -53,8 +53,8 @@ pub struct Arguments {
     /// How to reach the kube-apiserver [default: as a Pod does]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Where /metrics and /healthz are served: an address, a port like :8080, or 0 for nowhere
-    #[arg(long, value_name = "ADDRESS", default_value = ":8080")]
+    /// Where /metrics and /healthz are served, to whoever can reach it: an address, a port like :8080 for all addresses, or 0 for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = observed::DEFAULT)]
     pub metrics_bind_address: String,
     /// How much is logged: 4 adds requests, 8 everything
     #[arg(short = 'v', long = "v", default_value_t = 0)]

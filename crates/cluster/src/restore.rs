@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 use kah_api::cluster::Trust;
 use serde::Serialize;
 
-use crate::{AccessCode, Answer, CallerCredential, Host, Member};
+use crate::{AccessCode, Answer, CallerCredential, Host, Member, guard::AddressGuard};
 use member::OnMember;
 use run::{Beside, Run};
 
@@ -67,6 +67,8 @@ pub struct Request {
     pub patience: Patience,
     /// A kubeconfig of the member, YAML, to take the place of the stored one.
     pub kubeconfig: Option<Vec<u8>>,
+    /// Which addresses that kubeconfig may name, where it is not the one that is stored.
+    pub guard: AddressGuard,
     /// The SHA-256 fingerprint of the member's new authority, as somebody who knows it has given it.
     pub accept_ca: Option<String>,
 }
@@ -82,6 +84,7 @@ impl Request {
             proof,
             patience: Patience::default(),
             kubeconfig: None,
+            guard: AddressGuard::default(),
             accept_ca: None,
         }
     }

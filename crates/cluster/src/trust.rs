@@ -24,6 +24,7 @@ use serde::Serialize;
 
 use crate::{
     AccessCode, Answer, CallerCredential, Host, Member, SettingsError,
+    guard::AddressGuard,
     identity::{identity, identity_within},
     proof::ProofError,
     restore::{self, RestoreError},
@@ -465,6 +466,7 @@ async fn to_shared_secret(
             dry_run: false,
             proof: request.proof.clone(),
             kubeconfig: None,
+            guard: AddressGuard::default(),
             accept_ca: None,
             patience: request.patience.restore,
         };

@@ -16,7 +16,7 @@ use crate::{
     federated::{HostTrust, Offer, is_federated},
     password::{Busy, Passwords},
     token::{Claims, TokenError, TokenType, Tokens},
-    users::Users,
+    users::{RESERVED, Users},
 };
 
 /// Group of everyone who proved a name.
@@ -59,8 +59,7 @@ impl Identity {
     fn of(user: &User) -> Self {
         let name = user.metadata.name.clone().unwrap_or_default();
         let mut groups = user.spec.groups.clone();
-        // The system's own groups are never a matter of an object's text (security-tests.md H11).
-        groups.retain(|group| !group.starts_with("system:"));
+        groups.retain(|group| !group.starts_with(RESERVED));
         groups.push(AUTHENTICATED.to_owned());
         Self {
             name,

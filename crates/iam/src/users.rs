@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::roles::GlobalRoles;
 
-/// Users by name and by e-mail address.
+/// What names of the system itself begin with. An object of that name is nobody, and a group of it is given by no object (security-tests.md H11).
+pub const RESERVED: &str = "system:";
+
+/// Users by name and by e-mail address. One with a reserved name is not among them.
 #[derive(Default)]
 pub struct Users {
     by_name: RwLock<HashMap<String, Arc<User>>>,
@@ -26,6 +29,7 @@ impl Users {
     pub fn replace(&self, users: Vec<User>) {
         let users = users
             .into_iter()
+            .filter(|user| !user.name_any().starts_with(RESERVED))
             .map(|user| (user.name_any(), Arc::new(user)))
             .collect();
         *self.by_name.write().unwrap_or_else(PoisonError::into_inner) = users;
@@ -33,6 +37,9 @@ impl Users {
 
     /// Adds or changes one.
     pub fn apply(&self, user: User) {
+        if user.name_any().starts_with(RESERVED) {
+            return;
+        }
         self.by_name
             .write()
             .unwrap_or_else(PoisonError::into_inner)

@@ -12,6 +12,9 @@ use kah_controllers::Metrics;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// No credential is asked for here, and the metrics name the clusters of the fleet: only this machine, or this Pod, is told, unless the operator says
+/// otherwise.
+pub const DEFAULT: &str = "127.0.0.1:8080";
 /// Connections at the same time.
 const MOST: usize = 32;
 /// For one request and its answer.
@@ -46,6 +49,11 @@ pub async fn serve(
         .await
         .with_context(|| format!("listen on {address}"))?;
     tracing::info!("Metrics are at {}", listener.local_addr()?);
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            "--metrics-bind-address is {address}: whoever reaches it can read the names of the clusters and how they are"
+        );
+    }
     let (connections, places) = (tasks.clone(), Arc::new(Semaphore::new(MOST)));
     tasks.spawn(stop.clone().run_until_cancelled_owned(async move {
         loop {
@@ -118,6 +126,12 @@ mod tests {
                 "{said}"
             );
         }
+    }
+
+    #[test]
+    fn s6_without_a_word_of_the_operator_only_this_machine_is_told() {
+        let read = address(DEFAULT).unwrap().unwrap();
+        assert!(read.ip().is_loopback(), "{read}");
     }
 
     #[test]

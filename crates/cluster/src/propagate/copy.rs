@@ -6,7 +6,7 @@ use kah_api::{
     iam::MANAGED_LABEL,
     tenant::{Override, WorkspaceTemplateSpec},
 };
-use kah_iam::password::is_hash;
+use kah_iam::{password::is_hash, users::RESERVED};
 use kube::api::{DynamicObject, ObjectMeta, TypeMeta};
 use serde_json::{Map, Value, json};
 
@@ -41,7 +41,7 @@ pub fn wanted(kind: &Kind, source: &DynamicObject, owner: &Owner, place: Place<'
     if source.metadata.deletion_timestamp.is_some() {
         return Wanted::Nothing;
     }
-    let content = if kind.is_placed() {
+    let mut content = if kind.is_placed() {
         match placed(source, place) {
             Ok(Some(content)) => content,
             Ok(None) => return Wanted::Nothing,
@@ -50,8 +50,15 @@ pub fn wanted(kind: &Kind, source: &DynamicObject, owner: &Owner, place: Place<'
     } else {
         Content::of(kind, source)
     };
-    if kind.name == "User" && !may_travel(&content) {
-        return Wanted::AsItIs("its password is not hashed".to_owned());
+    if kind.name == "User" {
+        if !may_travel(&content) {
+            return Wanted::AsItIs("its password is not hashed".to_owned());
+        }
+        without_reserved_groups(&mut content);
+    }
+    let name = source.metadata.name.as_deref().unwrap_or_default();
+    if ["User", "Group"].contains(&kind.name) && name.starts_with(RESERVED) {
+        return Wanted::AsItIs(format!("names that begin with {RESERVED} are reserved"));
     }
     let mut labels = content.labels;
     labels.insert(MANAGED_LABEL.to_owned(), "true".to_owned());
@@ -116,6 +123,22 @@ fn without_nulls(value: &Value) -> Option<Value> {
             Some(Value::Object(kept.collect()))
         }
         other => Some(other.clone()),
+    }
+}
+
+/// A member of another make may believe what the text of an object says of the system's own groups.
+fn without_reserved_groups(content: &mut Content) {
+    let groups = content
+        .fields
+        .get_mut("spec")
+        .and_then(|spec| spec.get_mut("groups"))
+        .and_then(Value::as_array_mut);
+    if let Some(groups) = groups {
+        groups.retain(|group| {
+            group
+                .as_str()
+                .is_none_or(|group| !group.starts_with(RESERVED))
+        });
     }
 }
 

@@ -81,6 +81,10 @@ async fn brought(member: &Member, request: &Request) -> Result<Option<Brought>, 
     };
     if let Some(kubeconfig) = &request.kubeconfig {
         let new = Kubeconfig::read(kubeconfig).map_err(RestoreError::Kubeconfig)?;
+        // The address that is stored was looked at when it came; a new one is looked at before it is asked.
+        if !matches!(&stored, Ok((_, address)) if *address == new.server) {
+            request.guard.check(&new.server).await?;
+        }
         let mut actions = vec![Action::new(
             "stored credential",
             stored
@@ -191,7 +195,14 @@ impl Replacement {
                     }
                     error => fault_of(error).and_then(crate::code_of_fault),
                 };
-                let evidence = crate::with_causes(&error);
+                // What answers may be no cluster at all: its words are not told.
+                let evidence = match &error {
+                    kube::Error::Api(status) => format!("the answer is {}", status.code),
+                    kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
+                        "the answer is none of a kube-apiserver".into()
+                    }
+                    error => crate::with_causes(error),
+                };
                 return Err(RestoreError::Closed { code, evidence });
             }
             Err(_) => {

@@ -3,7 +3,10 @@
 use kah_api::access::Remedy;
 
 use super::Step;
-use crate::{AccessCode, SettingsError, code_of_fault, fault_of, propagate::PropagateError};
+use crate::{
+    AccessCode, SettingsError, code_of_fault, fault_of, guard::GuardError,
+    propagate::PropagateError,
+};
 
 /// Why access was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +38,9 @@ pub enum RestoreError {
     /// The member cannot be reached with what the host stores.
     #[error("reach the member's kube-apiserver: {0}")]
     Settings(SettingsError),
+    /// A kubeconfig that was brought leads where no cluster is.
+    #[error("kubeconfig: {0}")]
+    Address(#[from] GuardError),
     /// A kubeconfig that was brought cannot be used.
     #[error("kubeconfig: {0}")]
     Kubeconfig(SettingsError),

@@ -6,10 +6,11 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
-use kah_api::{access::AccessCode, seed::Role};
+use kah_api::{access::AccessCode, network::Network, seed::Role};
 use kah_cluster::{
     Host, Kubeconfig, Registry,
     doctor::{self, Outcome as Look},
+    guard::AddressGuard,
     restore::{Outcome, Report, Request, RestoreError, State, renew_credential, restore},
 };
 use kah_iam::clock::SystemClock;
@@ -130,6 +131,7 @@ impl Fleet {
     async fn restore(&self, change: impl FnOnce(&mut Request)) -> Result<Report, RestoreError> {
         let mut request = Request {
             patience: PATIENCE,
+            guard: AddressGuard::new(&["127.0.0.0/8".parse::<Network>().unwrap()]),
             ..Request::new("m", "tester", proof())
         };
         change(&mut request);
@@ -194,6 +196,60 @@ async fn a_changed_authority_is_shown_and_taken_only_at_its_fingerprint() {
         .unwrap();
     assert_eq!(done.outcome, Outcome::Restored);
     assert_eq!(fleet.codes().await, []);
+}
+
+/// A kubeconfig that is brought is no way to ask what is no cluster, nor to hear what it says.
+#[tokio::test]
+async fn s1_s5_a_brought_kubeconfig_leads_to_no_other_address_and_tells_no_answer() {
+    use crate::member::{Member, answer, status};
+    let fleet = Fleet::new().await;
+    let good = fleet.stored().await;
+    let asked = Member::start(None, |_| answer(200, "text/plain", "canary"))
+        .await
+        .unwrap();
+    let at = |server: &str| crate::kubeconfig(server, "", "token: x").into_bytes();
+    for server in [
+        asked.url().as_str(),
+        "http://[::1]:1",
+        "http://169.254.169.254",
+        "http://[::ffff:127.0.0.1]:1",
+        "http://2130706433:1",
+        "http://0x7f000001:1",
+        "http://0:1",
+        "http://localhost:1",
+    ] {
+        let brought = at(server);
+        let refused = fleet
+            .restore(|request| {
+                request.kubeconfig = Some(brought);
+                request.guard = AddressGuard::default();
+            })
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(refused, RestoreError::Address(_)),
+            "{server}: {refused}"
+        );
+    }
+    assert_eq!(asked.opened(), 0);
+    // Allowed, and no cluster.
+    let refusing = Member::start(None, |_| status(418, "canary", "canary"))
+        .await
+        .unwrap();
+    for member in [&asked, &refusing] {
+        let brought = at(&member.url());
+        let refused = fleet
+            .restore(|request| request.kubeconfig = Some(brought))
+            .await
+            .unwrap_err();
+        assert!(matches!(refused, RestoreError::Closed { .. }), "{refused}");
+        assert!(
+            !kah_cluster::with_causes(&refused).contains("canary"),
+            "{refused}"
+        );
+        assert!(!member.seen().is_empty());
+    }
+    assert_eq!(fleet.stored().await, good);
 }
 
 #[tokio::test]

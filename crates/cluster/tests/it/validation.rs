@@ -10,9 +10,10 @@ use kah_api::{
     seed::{self, Role},
 };
 use kah_cluster::{
-    Host,
+    CallerCredential, Host,
     guard::AddressGuard,
-    validation::{replace_kubeconfig, validate},
+    join::{self, JoinError},
+    validation::{ValidationError, replace_kubeconfig, validate},
 };
 use kah_iam::Clock;
 use kah_localkube::Cluster;
@@ -211,6 +212,64 @@ async fn s5_the_steps_of_a_validation_in_their_order() {
         stage.validate(&kubeconfig).await,
         "cluster new already exists (known), MUST not import the same cluster twice"
     );
+}
+
+/// Each door by which a kubeconfig comes: nothing is dialled, and the address is named.
+#[tokio::test]
+async fn s1_s5_join_validation_and_kubeconfig_ask_nothing_that_is_no_cluster() {
+    let stage = Stage::new().await;
+    let mut object = seed::member_cluster("m", "before", "https://10.0.0.1", None);
+    object["status"] = json!({"uid": UID});
+    let object = serde_json::from_value(object).unwrap();
+    stage
+        .clusters
+        .create(&PostParams::default(), &object)
+        .await
+        .unwrap();
+    let guard = AddressGuard::default();
+    for server in [
+        stage.server.url().as_str(),
+        "http://localhost:1",
+        "http://[::1]:1",
+        "http://169.254.169.254",
+        "http://[fe80::1]:1",
+        "http://[::ffff:127.0.0.1]:1",
+        "http://0:1",
+        "http://0.0.0.0:1",
+        "http://2130706433:1",
+        "http://0x7f000001:1",
+    ] {
+        let yaml = crate::kubeconfig(server, "", "token: stored");
+        let request = join::Request {
+            name: "new".into(),
+            kubeconfig: yaml.clone().into_bytes(),
+            dry_run: false,
+            force: true,
+            guard: guard.clone(),
+            trust: None,
+            proof: CallerCredential::Anonymous,
+        };
+        let joined = join::join(&stage.host, &request).await.unwrap_err();
+        assert!(
+            matches!(joined, JoinError::Address(_)),
+            "{server}: {joined}"
+        );
+        let encoded = STANDARD.encode(yaml);
+        let validated = validate(&stage.host, &guard, "new", "direct", &encoded).await;
+        let validated = validated.unwrap_err();
+        assert!(
+            matches!(validated, ValidationError::Guard(_)),
+            "{server}: {validated}"
+        );
+        let replaced = replace_kubeconfig(&stage.host, &guard, "m", &encoded).await;
+        let replaced = replaced.unwrap_err();
+        assert!(
+            matches!(replaced, ValidationError::Guard(_)),
+            "{server}: {replaced}"
+        );
+    }
+    assert_eq!(stage.server.opened(), 0);
+    assert!(stage.clusters.get_opt("new").await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -320,6 +320,7 @@ async fn what_was_deleted_on_a_member_is_told_again() {
         proof: stage.caller(),
         patience: Default::default(),
         kubeconfig: None,
+        guard: kah_cluster::guard::AddressGuard::default(),
         accept_ca: None,
     };
     let mut observer = |_: &_| std::ops::ControlFlow::Continue(());

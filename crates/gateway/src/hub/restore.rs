@@ -56,6 +56,7 @@ impl Inner {
         let request = Request {
             dry_run: wanted.dry_run,
             kubeconfig,
+            guard: arrived.settings.guard.clone(),
             accept_ca: wanted.accept_ca,
             ..Request::new(cluster, &by, proof)
         };
@@ -120,7 +121,7 @@ pub(super) fn refusal(error: &RestoreError) -> Status {
         {
             (422, "Invalid")
         }
-        RestoreError::Kubeconfig(_) => (400, "BadRequest"),
+        RestoreError::Kubeconfig(_) | RestoreError::Address(_) => (400, "BadRequest"),
         _ => (502, "BadGateway"),
     };
     let remedy = error.remedy().map(|remedy| remedy.text).unwrap_or_default();

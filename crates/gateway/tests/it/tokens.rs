@@ -17,17 +17,19 @@ use kah_api::{
     iam::{GlobalRoleBinding, PLATFORM_ADMIN, User, UserSpec, UserStatus},
     time::GoDuration,
 };
-use kah_gateway::{Encryption, ServerLimits, Sessions, serve};
+use kah_cluster::tunnel::authority::{TunnelAuthority, private_key, request_certificate};
+use kah_gateway::{Encryption, ROUTES, ServerLimits, Sessions, serve};
 use kah_iam::{
     Authentication, Clock, GlobalRoles, MemoryCache, SystemClock, TokenCache, TokenType, Tokens,
     Users,
 };
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use crate::room::Room;
+use crate::{member::Authority, room::Room};
 
 /// A clock that is wrong by so many seconds.
 struct Off(i64);
@@ -325,6 +327,133 @@ impl<S: tracing::Subscriber> Layer<S> for Lines {
             self.0.lock().unwrap().push(line);
         }
     }
+}
+
+/// A connection over TLS on which an agent shows the certificate of its tunnels.
+async fn with_certificate(
+    address: std::net::SocketAddr,
+    outer: &Authority,
+) -> conn::http1::SendRequest<Body> {
+    let tunnels = TunnelAuthority::in_memory(Timestamp::now()).unwrap();
+    let key = private_key().unwrap();
+    let csr = request_certificate(&key).unwrap();
+    let chain = tunnels
+        .issue_agent(&csr, "m1", "uid-m1", Timestamp::now())
+        .unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(outer.pem().as_bytes()).unwrap();
+    roots.add(root).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            CertificateDer::pem_slice_iter(chain.as_bytes())
+                .collect::<Result<_, _>>()
+                .unwrap(),
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = "127.0.0.1".try_into().unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(name, stream).await.unwrap();
+    let (sender, connection) = conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// An agent holds an account of its own cluster and a certificate for its tunnels. With neither is it anybody here.
+#[tokio::test]
+async fn t3_an_agents_credentials_read_and_write_nothing_at_the_host() {
+    let (sessions, _) = sessions("2h").await;
+    let room = Room::host_with(Arc::new(sessions)).await;
+    let account = "system:serviceaccount:kubesphere-system:kah-agent";
+    let claims = format!(
+        r#"{{"iss":"https://kubernetes.default.svc.cluster.local","sub":"{account}","aud":["https://kubernetes.default.svc.cluster.local"],"exp":9999999999,"iat":1,"username":"{account}","token_type":"access_token"}}"#
+    );
+    let ours = tokens("ours", "kubesphere", 0);
+    let bearers = [
+        unsigned(r#"{"alg":"RS256","kid":"abc"}"#, &claims),
+        issue(
+            &tokens("theirs", "kubesphere", 0),
+            account,
+            TokenType::Access,
+            3600,
+        ),
+        // Even if the host itself had signed it.
+        issue(&ours, account, TokenType::Access, 3600),
+        issue(&ours, account, TokenType::Static, 3600),
+    ];
+    let mut paths: Vec<String> = ROUTES
+        .iter()
+        .map(|route| {
+            route
+                .path
+                .replace("{cluster}", "m1")
+                .replace("{token}", "m1.0")
+        })
+        .collect();
+    paths.extend(TARGETS.map(str::to_owned));
+    paths.push("/api/v1/namespaces/kubesphere-system/secrets/hub-signing-keys".to_owned());
+    for path in &paths {
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            for bearer in &bearers {
+                let value = format!("Bearer {bearer}");
+                let headers = [
+                    ("authorization", value.as_str()),
+                    ("content-type", "application/json"),
+                ];
+                let answer = room.ask(method, path, &headers, "{}").await;
+                assert_eq!(answer.status, 401, "{method} {path}: {}", answer.body);
+            }
+        }
+    }
+    assert_eq!((room.kube.count(), room.member.count()), (0, 0));
+
+    let outer = Authority::new().unwrap();
+    let tls = outer
+        .issue("127.0.0.1", false)
+        .unwrap()
+        .server(None)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(
+        listener,
+        Encryption::Tls(Arc::new(tls)),
+        room.gateway.clone(),
+        ServerLimits::default(),
+        CancellationToken::new(),
+    ));
+    let mut agent = with_certificate(address, &outer).await;
+    for path in &paths {
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            let nobody = room.ask(method, path, &[], "").await.status;
+            let request = Request::builder().method(method).uri(path);
+            let request = request.header("host", "hub.example").body(Body::empty());
+            agent.ready().await.unwrap();
+            let answer = agent.send_request(request.unwrap()).await.unwrap();
+            assert_eq!(answer.status(), nobody, "{method} {path}");
+            let body = to_bytes(Body::new(answer.into_body()), 1 << 20).await;
+            drop(body.unwrap());
+        }
+    }
+    // `/kapis/version` is for everybody, and says what the kube-apiserver says.
+    let seen = room.kube.seen.lock().unwrap().clone();
+    assert!(
+        seen.iter().all(|seen| seen.target == "/version"),
+        "{seen:?}"
+    );
+    assert!(
+        room.member
+            .seen
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|seen| seen.target == "/kapis/version")
+    );
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ impl Store for Fixed {
     }
 }
 
-fn dialled(name: &str, uid: &str) -> kube::core::DynamicObject {
+pub fn dialled(name: &str, uid: &str) -> kube::core::DynamicObject {
     serde_json::from_value(json!({
         "apiVersion": "cluster.kubesphere.io/v1alpha1", "kind": "Cluster",
         "metadata": {"name": name, "uid": uid},
@@ -43,13 +43,60 @@ fn dialled(name: &str, uid: &str) -> kube::core::DynamicObject {
     .unwrap()
 }
 
-fn serve_tunnels(room: &Room) -> Arc<TunnelAuthority> {
+pub fn serve_tunnels(room: &Room) -> Arc<TunnelAuthority> {
     let authority = Arc::new(TunnelAuthority::in_memory(Timestamp::now()).unwrap());
     room.registry.tunnels().serve(HubKeys {
         authority: Arc::clone(&authority),
         clock: Arc::new(SystemClock::default()),
     });
     authority
+}
+
+/// Runs the agent of the cluster `far`, and waits for its tunnel.
+pub async fn dial_in(
+    room: &Room,
+    authority: &TunnelAuthority,
+    hub: &str,
+    member: Address,
+    stop: CancellationToken,
+) {
+    let key = private_key().unwrap();
+    let csr = request_certificate(&key).unwrap();
+    let chain = authority
+        .issue_agent(&csr, "far", "uid-far", Timestamp::now())
+        .unwrap();
+    let mut config = kube::Config::new(room.kube.address.parse().unwrap());
+    config.auth_info.token = Some("agents-account".to_owned().into());
+    let tasks = TaskTracker::new();
+    let settings = Settings {
+        hub: Address::parse(hub).unwrap(),
+        proxies: Proxies::default(),
+        pin: authority.pin().to_owned(),
+        store: Arc::new(Fixed(Credentials {
+            chain,
+            key,
+            authority: authority.ca_pem().to_owned(),
+        })),
+        kubesphere: member,
+        kubernetes: OwnKubernetes::new(&config, Limits::default(), stop.clone(), tasks.clone())
+            .unwrap(),
+        tunnels: 1,
+        step: Duration::from_secs(5),
+        drain: Duration::from_secs(20),
+        retry: Retry::TRANSIENT,
+        refused: Retry::REFUSED,
+        clock: Arc::new(SystemClock::default()),
+    };
+    tokio::spawn(agent::run(settings, stop, tasks));
+    let tunnels = room.registry.tunnels();
+    let up = async {
+        while tunnels.link("uid-far") != Link::Here(1) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), up)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -80,43 +127,9 @@ async fn a_member_behind_a_tunnel_is_reached_through_the_gateway() {
         answer.body
     );
 
-    let key = private_key().unwrap();
-    let csr = request_certificate(&key).unwrap();
-    let chain = authority
-        .issue_agent(&csr, "far", "uid-far", Timestamp::now())
-        .unwrap();
-    let mut config = kube::Config::new(room.kube.address.parse().unwrap());
-    config.auth_info.token = Some("agents-account".to_owned().into());
-    let tasks = TaskTracker::new();
-    let settings = Settings {
-        hub: Address::parse(&hub).unwrap(),
-        proxies: Proxies::default(),
-        pin: authority.pin().to_owned(),
-        store: Arc::new(Fixed(Credentials {
-            chain,
-            key,
-            authority: authority.ca_pem().to_owned(),
-        })),
-        kubesphere: Address::parse(&room.member.address).unwrap(),
-        kubernetes: OwnKubernetes::new(&config, Limits::default(), stop.clone(), tasks.clone())
-            .unwrap(),
-        tunnels: 1,
-        step: Duration::from_secs(5),
-        drain: Duration::from_secs(20),
-        retry: Retry::TRANSIENT,
-        refused: Retry::REFUSED,
-        clock: Arc::new(SystemClock::default()),
-    };
-    tokio::spawn(agent::run(settings, stop.clone(), tasks));
+    let member = Address::parse(&room.member.address).unwrap();
+    dial_in(&room, &authority, &hub, member, stop.clone()).await;
     let tunnels = room.registry.tunnels();
-    let up = async {
-        while tunnels.link("uid-far") != Link::Here(1) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), up)
-        .await
-        .unwrap();
 
     let answer = room.get("/kapis/metrics", "").await;
     assert_eq!(answer.status, 200);

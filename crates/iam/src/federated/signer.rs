@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    users::{Change, follow},
+    users::{Change, RESERVED, follow},
 };
 
 /// A token is used again until it has this many seconds left.
@@ -35,6 +35,8 @@ pub enum MintError {
     NoAudience,
     #[error("the user has no name")]
     NoUser,
+    #[error("the user's name begins with system:, which is reserved: no member is asked as it")]
+    Reserved,
 }
 
 struct Kept {
@@ -133,6 +135,9 @@ impl Signer {
         }
         if user.is_empty() {
             return Err(MintError::NoUser);
+        }
+        if user.starts_with(RESERVED) {
+            return Err(MintError::Reserved);
         }
         let now = self.clock.now().as_second();
         let lock = || ring.minted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -247,6 +252,21 @@ mod tests {
         assert!(signer.mint("a", "u").is_ok());
         signer.drop_keys();
         assert_eq!(signer.mint("a", "u"), Err(MintError::NoKey));
+    }
+
+    #[test]
+    fn h11_a_reserved_name_is_never_the_subject_of_a_token() {
+        let (clock, signer) = signer();
+        let keys = SigningKeys::first(clock.now()).unwrap();
+        signer.take("i", keys).unwrap();
+        for name in [
+            "system:anonymous",
+            "system:admin",
+            "system:serviceaccount:kube-system:default",
+        ] {
+            assert_eq!(signer.mint("a", name), Err(MintError::Reserved), "{name}");
+        }
+        assert!(signer.mint("a", "systematic").is_ok());
     }
 
     #[test]

@@ -162,6 +162,31 @@ async fn j4_headers_that_nobody_knows_are_refused_in_the_originals_words() {
 }
 
 #[tokio::test]
+async fn h11_an_object_makes_nobody_a_part_of_the_system() {
+    let reserved = ["system:admin", "system:anonymous"];
+    let mut listed: Vec<User> = reserved
+        .iter()
+        .map(|name| user(name, "Active", "P@88w0rd"))
+        .collect();
+    listed.push(user("ann", "Active", "P@88w0rd"));
+    let server = server_of(&configuration("secret", "2h", HOST), listed);
+    for name in reserved {
+        for login in [name.to_owned(), format!("{name}@example.com")] {
+            let grant = server.authentication.password_grant(&login, "P@88w0rd");
+            let error = grant.await.err().unwrap();
+            assert_eq!(error.to_string(), "incorrect password", "{login}");
+        }
+    }
+    server
+        .users
+        .apply(user("system:masters", "Active", "P@88w0rd"));
+    assert_eq!(server.users.names(), ["ann"]);
+    let header = basic("ann:P@88w0rd");
+    let identity = server.authentication.authenticate(Some(&header)).await;
+    assert_eq!(identity.unwrap().groups, ["devs", "system:authenticated"]);
+}
+
+#[tokio::test]
 async fn basic_is_the_local_account_by_name_or_mail() {
     let server = server();
     for login in ["admin", "admin@example.com"] {
@@ -169,7 +194,6 @@ async fn basic_is_the_local_account_by_name_or_mail() {
         let identity = server.authentication.authenticate(Some(&header)).await;
         let identity = identity.unwrap();
         assert_eq!(identity.name, "admin");
-        // H11: a group of the system is never taken from an object.
         assert_eq!(identity.groups, ["devs", "system:authenticated"]);
     }
     for (login, text) in [

@@ -53,6 +53,21 @@ fn user(password: &str) -> Value {
 }
 
 #[test]
+fn h11_reserved_names_and_groups_are_not_propagated() {
+    let users = kind("User").unwrap();
+    let mut source = user(HASH);
+    source["spec"]["groups"] = json!(["devs", "system:masters", "system:nodes", "systematic"]);
+    let copy = copied(wants(users, source.clone()));
+    assert_eq!(copy["spec"]["groups"], json!(["devs", "systematic"]));
+    for kind in [users, kind("Group").unwrap()] {
+        source["metadata"]["name"] = "system:masters".into();
+        assert!(
+            matches!(wants(kind, source.clone()), Wanted::AsItIs(reason) if reason.contains("reserved"))
+        );
+    }
+}
+
+#[test]
 fn a_copy_carries_what_the_table_says() {
     let users = kind("User").unwrap();
     assert_eq!(
