@@ -115,6 +115,7 @@ impl Fleet {
             worker.object.send_replace(object);
             return;
         }
+        self.metrics.begin(&name);
         let (sender, receiver) = watch::channel(object);
         let stop = self.stop.child_token();
         self.tasks.spawn(worker::run(

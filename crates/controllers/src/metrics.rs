@@ -1,6 +1,7 @@
 //! What the reconcilers count, with the codes that conditions and Events carry.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU64},
@@ -40,8 +41,9 @@ struct Inner {
     registry: Registry,
     ready: Family<Of, Gauge<i64, AtomicI64>>,
     access: Family<Access, Gauge<i64, AtomicI64>>,
-    /// The code that is told of each cluster now, so that there is one.
-    told: Mutex<std::collections::HashMap<String, String>>,
+    /// The clusters that are told of, each with its code now, so that there is one. Of another cluster nothing is told: what was under way when it
+    /// left comes too late.
+    told: Mutex<HashMap<String, Option<String>>>,
     probes: Family<Of, Histogram, fn() -> Histogram>,
     expiry: Family<Of, Gauge<i64, AtomicI64>>,
     restores: Family<Restore, Counter<u64, AtomicU64>>,
@@ -122,12 +124,23 @@ impl Metrics {
         text
     }
 
+    /// From now on the cluster is told of.
+    pub(crate) fn begin(&self, cluster: &str) {
+        self.told().entry(cluster.to_owned()).or_default();
+    }
+
     pub(crate) fn ready(&self, cluster: &str, ready: bool) {
-        self.0.ready.get_or_create(&of(cluster)).set(ready.into());
+        if self.told().contains_key(cluster) {
+            self.0.ready.get_or_create(&of(cluster)).set(ready.into());
+        }
     }
 
     pub(crate) fn access(&self, cluster: &str, code: &str) {
-        let before = self.told().insert(cluster.to_owned(), code.to_owned());
+        let mut told = self.told();
+        let Some(now) = told.get_mut(cluster) else {
+            return;
+        };
+        let before = now.replace(code.to_owned());
         if let Some(before) = before.filter(|before| before != code) {
             self.0.access.remove(&access(cluster, &before));
         }
@@ -135,12 +148,15 @@ impl Metrics {
     }
 
     pub(crate) fn probed(&self, cluster: &str, took: Duration) {
-        let probes = self.0.probes.get_or_create(&of(cluster));
-        probes.observe(took.as_secs_f64());
+        if self.told().contains_key(cluster) {
+            let probes = self.0.probes.get_or_create(&of(cluster));
+            probes.observe(took.as_secs_f64());
+        }
     }
 
     pub(crate) fn expires(&self, cluster: &str, left: Option<i64>) {
-        match left {
+        let told = self.told();
+        match left.filter(|_| told.contains_key(cluster)) {
             Some(left) => {
                 self.0.expiry.get_or_create(&of(cluster)).set(left);
             }
@@ -171,10 +187,11 @@ impl Metrics {
 
     /// A cluster that has left is told of no more; what was counted stays counted.
     pub(crate) fn forget(&self, cluster: &str) {
+        let mut told = self.told();
         self.0.ready.remove(&of(cluster));
         self.0.probes.remove(&of(cluster));
         self.0.expiry.remove(&of(cluster));
-        if let Some(code) = self.told().remove(cluster) {
+        if let Some(Some(code)) = told.remove(cluster) {
             self.0.access.remove(&access(cluster, &code));
         }
     }
@@ -187,7 +204,7 @@ impl Metrics {
         }
     }
 
-    fn told(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, String>> {
+    fn told(&self) -> std::sync::MutexGuard<'_, HashMap<String, Option<String>>> {
         self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -212,6 +229,7 @@ mod tests {
     #[test]
     fn one_code_a_cluster_and_none_of_those_that_left() {
         let metrics = Metrics::default();
+        metrics.begin("m");
         metrics.ready("m", true);
         metrics.access("m", "Accepted");
         metrics.access("m", "TokenNotInCache");
@@ -230,6 +248,11 @@ mod tests {
         }
         assert!(!text.contains("Accepted\""), "{text}");
         metrics.forget("m");
+        // What was under way comes too late.
+        metrics.ready("m", true);
+        metrics.access("m", "Accepted");
+        metrics.probed("m", Duration::from_millis(3));
+        metrics.expires("m", Some(1));
         let text = metrics.text();
         let told: Vec<&str> = text.lines().filter(|line| line.contains("\"m\"")).collect();
         assert_eq!(told.len(), 1, "{text}");
