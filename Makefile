@@ -22,6 +22,7 @@ bench:
 	cargo bench --locked --workspace --benches
 	cargo build --release --locked -p kah-cli -p kah-bench
 	target/release/kah-bench
+	target/release/kah-bench fleet
 
 format:
 	cargo fmt --all --check

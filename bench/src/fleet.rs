@@ -13,7 +13,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures::StreamExt;
 use kah_testkit::{kubectl::Kubectl, member::Authority};
+use kube::runtime::watcher;
 use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 
@@ -85,7 +87,7 @@ pub async fn run(program: &Path, plan: Plan) -> Result<Vec<String>> {
     let (_, tunnelled) = members.split_at(simulation.direct);
     let client = kah_testkit::kubelet::client(ours.kubeconfig(0).as_ref()).await?;
     let hub = format!("http://{}", ours.address());
-    let _agents = Agents::start(client, &hub, tunnelled, &uids(&kubectl)?).await?;
+    let _agents = Agents::start(client.clone(), &hub, tunnelled, &uids(&kubectl)?).await?;
     let ready = wait(&kubectl, Duration::from_secs(300), |states| {
         states.iter().filter(|state| state.1 == "True").count() > members.len()
     })
@@ -173,8 +175,9 @@ pub async fn run(program: &Path, plan: Plan) -> Result<Vec<String>> {
     }
     let since = Instant::now();
     let names: Vec<&str> = dead.iter().map(|member| member.name.as_str()).collect();
-    let (stormy, noticed) = tokio::join!(p99(plan.time), notice(&kubectl, &names, since));
-    let (stormy, mut noticed) = (stormy?, noticed?);
+    let (stormy, noticed) = tokio::join!(p99(plan.time), notice(client.clone(), &names, since));
+    let stormy = stormy?;
+    let mut noticed: Vec<Duration> = noticed?.into_values().collect();
     noticed.sort_unstable();
     let after = p99(plan.time).await?;
     for member in &dead {
@@ -341,26 +344,33 @@ async fn wait(
     }
 }
 
-/// How long after `since` each of these was first seen not to be ready.
-async fn notice(kubectl: &Kubectl, names: &[&str], since: Instant) -> Result<Vec<Duration>> {
+/// How long after `since` each of these was first told not to be ready. A watch: to ask again and again would be load of its own.
+async fn notice(
+    client: kube::Client,
+    names: &[&str],
+    since: Instant,
+) -> Result<HashMap<String, Duration>> {
     let mut noticed: HashMap<String, Duration> = HashMap::new();
-    let mut last = Vec::new();
-    let found = wait(kubectl, Duration::from_secs(60), |states| {
-        last.push((Instant::now(), states.to_vec()));
-        let dead = |name: &&&str| {
-            states
-                .iter()
-                .any(|state| state.0 == **name && state.1 == "False")
+    let events = watcher(kah_cluster::clusters(client), watcher::Config::default());
+    let mut events = std::pin::pin!(events);
+    while noticed.len() < names.len() {
+        let event = tokio::time::timeout(Duration::from_secs(60), events.next())
+            .await
+            .with_context(|| format!("only {} of {} were noticed", noticed.len(), names.len()))?;
+        let (watcher::Event::Apply(object) | watcher::Event::InitApply(object)) =
+            event.context("the watch has ended")??
+        else {
+            continue;
         };
-        names.iter().filter(dead).count() == names.len()
-    });
-    found.await?;
-    for (at, states) in last {
-        for (name, state) in states {
-            if state == "False" && names.contains(&name.as_str()) {
-                noticed.entry(name).or_insert(at - since);
-            }
+        let name = object.metadata.name.unwrap_or_default();
+        let conditions = object.data["status"]["conditions"].as_array();
+        let dead = conditions
+            .into_iter()
+            .flatten()
+            .any(|it| it["type"] == "Ready" && it["status"] == "False");
+        if dead && names.contains(&name.as_str()) {
+            noticed.entry(name).or_insert(since.elapsed());
         }
     }
-    Ok(noticed.into_values().collect())
+    Ok(noticed)
 }
