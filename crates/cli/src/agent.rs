@@ -15,8 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     failure::Failure,
-    logging,
-    process::{end_on_signal, kube_config, root},
+    process::{kube_config, root, until_stopped},
 };
 
 /// For each step of dialling the host.
@@ -63,15 +62,11 @@ pub struct Arguments {
 /// # Errors
 /// What keeps it from starting; with `--check` also what the host says.
 pub async fn run(args: Arguments) -> Result<(), Failure> {
-    logging::init(args.verbosity);
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    tasks.spawn(end_on_signal(stop.clone()));
-    let result = serve(args, &stop, &tasks).await;
-    stop.cancel();
-    tasks.close();
-    // Whatever does not end by itself now ends with the process.
-    let _ = tokio::time::timeout(Duration::from_secs(2), tasks.wait()).await;
+    let (verbosity, end) = (args.verbosity, Duration::from_secs(2));
+    let result = until_stopped(verbosity, end, async |stop, tasks| {
+        serve(args, stop, tasks).await
+    })
+    .await;
     result.map_err(|error| {
         Failure::new(
             format!("agent: {error:#}"),

@@ -32,8 +32,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     failure::Failure,
-    logging,
-    process::{below, configuration, end_on_signal, find_configuration, kube_config, root},
+    process::{
+        below, configuration, find_configuration, kube_config, log_fatal, root, until_stopped,
+    },
 };
 
 /// Between two looks at the configuration's file.
@@ -86,18 +87,11 @@ pub struct Arguments {
 /// # Errors
 /// What keeps it from starting, worded for the person who reads the log.
 pub async fn run(args: Arguments) -> Result<(), Failure> {
-    logging::init(args.verbosity);
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    tasks.spawn(end_on_signal(stop.clone()));
-    let result = serve(args, &stop, &tasks).await;
-    if let Err(error) = &result {
-        tracing::error!(klog.fatal = true, "command failed: {error:#}");
-    }
-    stop.cancel();
-    tasks.close();
-    // Whatever does not end by itself now ends with the process.
-    let _ = tokio::time::timeout(Duration::from_secs(2), tasks.wait()).await;
+    let (verbosity, end) = (args.verbosity, Duration::from_secs(2));
+    let result = until_stopped(verbosity, end, async |stop, tasks| {
+        serve(args, stop, tasks).await.inspect_err(log_fatal)
+    })
+    .await;
     result.map_err(|error| {
         Failure::new(
             format!("ks-apiserver: {error:#}"),

@@ -29,9 +29,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     failure::Failure,
-    logging,
     process::{
-        configuration, end_on_signal, find_configuration, kube_config, own_kubeconfig, root,
+        configuration, find_configuration, kube_config, log_fatal, own_kubeconfig, root,
+        until_stopped,
     },
 };
 
@@ -72,18 +72,11 @@ pub struct Arguments {
 /// # Errors
 /// What keeps it from starting, worded for the person who reads the log.
 pub async fn run(args: Arguments) -> Result<(), Failure> {
-    logging::init(args.verbosity);
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    tasks.spawn(end_on_signal(stop.clone()));
-    let result = work(args, &stop, &tasks).await;
-    if let Err(error) = &result {
-        tracing::error!(klog.fatal = true, "command failed: {error:#}");
-    }
-    stop.cancel();
-    tasks.close();
-    // Whatever does not end by itself now ends with the process.
-    let _ = tokio::time::timeout(END, tasks.wait()).await;
+    let (verbosity, end) = (args.verbosity, END);
+    let result = until_stopped(verbosity, end, async |stop, tasks| {
+        work(args, stop, tasks).await.inspect_err(log_fatal)
+    })
+    .await;
     result.map_err(|error| {
         Failure::new(
             format!("ks-controller-manager: {error:#}"),

@@ -49,6 +49,43 @@ impl Answer {
             .or_else(|| field("error"))
             .unwrap_or_else(|| text.trim().chars().take(300).collect())
     }
+
+    /// The JSON of a success; of a refusal `what` and its words, with what to do next.
+    pub fn understood(&self, what: &str, next: &Next<'_>) -> Result<Value, Failure> {
+        let value: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        if self.status.is_success() {
+            return Ok(value);
+        }
+        let said = format!("{what}: {}", self.message());
+        let cause = value.pointer("/details/causes/0/message");
+        Err(match (self.status, cause.and_then(Value::as_str)) {
+            (StatusCode::UNAUTHORIZED, _) => {
+                Failure::new(said, "Log in again with `kah login ADDRESS --user NAME`.")
+                    .exit(Exit::Login)
+            }
+            (StatusCode::NOT_FOUND, _) => {
+                Failure::new(said, "See what there is with `kah cluster list`.")
+            }
+            (StatusCode::FORBIDDEN, _) => {
+                Failure::new(said, "Ask an administrator of the host to run this.")
+            }
+            (StatusCode::CONFLICT, _) => Failure::new(said, next.conflict),
+            (_, Some(remedy)) if !remedy.is_empty() => {
+                Failure::new(said, remedy.replace("CLUSTER", next.cluster))
+            }
+            _ => Failure::new(said, next.otherwise),
+        })
+    }
+}
+
+/// What to do next where only the command knows.
+pub struct Next<'a> {
+    /// Stands for the word CLUSTER in the host's own remedy.
+    pub cluster: &'a str,
+    /// Where somebody else is at it.
+    pub conflict: &'a str,
+    /// Where the host says nothing.
+    pub otherwise: &'a str,
 }
 
 /// An address as a person writes it, made whole: a scheme, no trailing slash.

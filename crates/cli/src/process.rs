@@ -3,12 +3,15 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use kah_api::config::{ConfigError, Configuration};
 use tokio::io::AsyncReadExt;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::logging;
 
 /// Below the container's root: what a kubelet mounts.
 const SERVICE_ACCOUNT: &str = "var/run/secrets/kubernetes.io/serviceaccount";
@@ -162,8 +165,34 @@ fn certificates(pem: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
     Ok(certificates)
 }
 
+/// Does a server's work until it ends or this process is told to stop; then what it has begun gets `end` to come to its own end.
+///
+/// # Errors
+/// Those of the work.
+pub async fn until_stopped(
+    verbosity: u8,
+    end: Duration,
+    work: impl AsyncFnOnce(&CancellationToken, &TaskTracker) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    logging::init(verbosity);
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    tasks.spawn(end_on_signal(stop.clone()));
+    let result = work(&stop, &tasks).await;
+    stop.cancel();
+    tasks.close();
+    // Whatever does not end by itself now ends with the process.
+    let _ = tokio::time::timeout(end, tasks.wait()).await;
+    result
+}
+
+/// Writes why a server ends, as klog does.
+pub fn log_fatal(error: &anyhow::Error) {
+    tracing::error!(klog.fatal = true, "command failed: {error:#}");
+}
+
 /// The usual signals; and, where a parent asked for it, the end of standard input: a Pod never outlives what runs it.
-pub async fn end_on_signal(stop: CancellationToken) {
+async fn end_on_signal(stop: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
     let terminated = async {
         match signal(SignalKind::terminate()) {

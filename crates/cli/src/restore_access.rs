@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::failure::{Exit, Failure};
-use crate::hub::{Answer, Hub};
+use crate::failure::Failure;
+use crate::hub::{Answer, Hub, Next};
 use crate::output::{self, Format};
 
 /// What was typed.
@@ -74,32 +73,14 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
 }
 
 fn understand(cluster: &str, answer: &Answer) -> Result<Value, Failure> {
-    let value: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    if answer.status.is_success() {
-        return Ok(value);
-    }
-    let said = format!("Access to {cluster} was not restored: {}", answer.message());
-    let cause = value.pointer("/details/causes/0/message");
-    Err(match (answer.status, cause.and_then(Value::as_str)) {
-        (StatusCode::UNAUTHORIZED, _) => {
-            Failure::new(said, "Log in again with `kah login ADDRESS --user NAME`.")
-                .exit(Exit::Login)
-        }
-        (StatusCode::NOT_FOUND, _) => {
-            Failure::new(said, "See what there is with `kah cluster list`.")
-        }
-        (StatusCode::FORBIDDEN, _) => {
-            Failure::new(said, "Ask an administrator of the host to run this.")
-        }
-        (StatusCode::CONFLICT, _) => Failure::new(
-            said,
-            "Try again in a minute; what was cut off is finished then.",
-        ),
-        (_, Some(remedy)) if !remedy.is_empty() => {
-            Failure::new(said, remedy.replace("CLUSTER", cluster))
-        }
-        _ => Failure::new(said, format!("Look with `kah doctor {cluster}`.")),
-    })
+    answer.understood(
+        &format!("Access to {cluster} was not restored"),
+        &Next {
+            cluster,
+            conflict: "Try again in a minute; what was cut off is finished then.",
+            otherwise: &format!("Look with `kah doctor {cluster}`."),
+        },
+    )
 }
 
 fn text<'a>(report: &'a Value, field: &str) -> &'a str {
@@ -180,7 +161,7 @@ mod tests {
     fn a_refusal_says_what_to_do_next() {
         let refusal = |status: u16, body: &'static str| {
             let answer = Answer {
-                status: StatusCode::from_u16(status).unwrap(),
+                status: http::StatusCode::from_u16(status).unwrap(),
                 refusal: None,
                 body: bytes::Bytes::from_static(body.as_bytes()),
             };

@@ -1,11 +1,10 @@
 //! `kah cluster trust`, `kah trust show` and `kah trust rotate`.
 
-use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::arguments::TrustWord;
-use crate::failure::{Exit, Failure};
-use crate::hub::{Answer, Hub};
+use crate::failure::Failure;
+use crate::hub::{Answer, Hub, Next};
 use crate::output::{self, Format};
 
 const TRUST: &str = "/kapis/hub.kubeaihub.io/v1/trust";
@@ -124,29 +123,14 @@ fn text(value: &Value, field: &str) -> String {
 }
 
 fn understand(what: &str, answer: &Answer) -> Result<Value, Failure> {
-    let value: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    if answer.status.is_success() {
-        return Ok(value);
-    }
-    let said = format!("{what}: {}", answer.message());
-    let cause = value.pointer("/details/causes/0/message");
-    Err(match (answer.status, cause.and_then(Value::as_str)) {
-        (StatusCode::UNAUTHORIZED, _) => {
-            Failure::new(said, "Log in again with `kah login ADDRESS --user NAME`.")
-                .exit(Exit::Login)
-        }
-        (StatusCode::NOT_FOUND, _) => {
-            Failure::new(said, "See what there is with `kah cluster list`.")
-        }
-        (StatusCode::FORBIDDEN, _) => {
-            Failure::new(said, "Ask an administrator of the host to run this.")
-        }
-        (StatusCode::CONFLICT, _) => {
-            Failure::new(said, "See where it stands with `kah trust show`.")
-        }
-        (_, Some(remedy)) if !remedy.is_empty() => Failure::new(said, remedy),
-        _ => Failure::new(said, "Look with `kah doctor` and `kah trust show`."),
-    })
+    answer.understood(
+        what,
+        &Next {
+            cluster: "CLUSTER",
+            conflict: "See where it stands with `kah trust show`.",
+            otherwise: "Look with `kah doctor` and `kah trust show`.",
+        },
+    )
 }
 
 #[cfg(test)]
@@ -185,7 +169,7 @@ mod tests {
             (422, "kah doctor"),
         ] {
             let answer = Answer {
-                status: StatusCode::from_u16(status).unwrap(),
+                status: http::StatusCode::from_u16(status).unwrap(),
                 refusal: None,
                 body: bytes::Bytes::from_static(br#"{"message":"no"}"#),
             };
