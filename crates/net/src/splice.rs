@@ -64,5 +64,9 @@ async fn copy(
         to.write_all(bytes).await?;
         to.flush().await?;
         moved.fetch_add(1, Ordering::Relaxed);
+        if length == BUFFER {
+            // There is more, and there may be for long. Those with little to say take their turn now, or they wait for this one at every step.
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
+use kah_api::seed::Role;
 use kah_cluster::{
     OwnKubernetes, Registry,
     agent::{self, Credentials, Settings, Store, Stored},
@@ -26,7 +27,7 @@ use tokio_util::{
     task::{AbortOnDropHandle, TaskTracker},
 };
 
-use crate::stage::{Does, Stage};
+use crate::stage::{Does, SECRET, Stage, plane};
 
 const AGENT: &str = "AgentAvailable";
 
@@ -64,12 +65,21 @@ impl Store for Fixed {
 }
 
 /// Starts an agent of this Cluster; it ends when what is given is dropped.
-fn start(hub: &str, authority: &TunnelAuthority, uid: &str, server: &str) -> DropGuard {
+async fn start(
+    hub: &str,
+    authority: &TunnelAuthority,
+    uid: &str,
+    server: &str,
+    member: &str,
+) -> DropGuard {
+    let kubeconfig = kube::config::Kubeconfig::from_yaml(member).unwrap();
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .unwrap();
     let key = private_key().unwrap();
     let csr = request_certificate(&key).unwrap();
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let mut config = kube::Config::new(server.parse().unwrap());
-    config.auth_info.token = Some("agents-account".to_owned().into());
     let settings = Settings {
         hub: Address::parse(hub).unwrap(),
         proxies: Proxies::default(),
@@ -105,12 +115,14 @@ async fn an_agent_that_goes_and_comes_back_is_told_of() {
     });
     let (hub, _front) = front(stage.host.registry.clone()).await;
     let (uid, server) = stage.join_dialling("m", Does::Accepts).await;
+    let member = plane(Role::Member, SECRET, "0").await;
+    let kubeconfig = member.admin_kubeconfig();
     stage.run();
     // Nobody has come yet.
     stage.becomes("m", AGENT, "False/").await;
     stage.becomes("m", "Ready", "False/MemberUnreachable").await;
 
-    let running = start(&hub, &authority, &uid, &server);
+    let running = start(&hub, &authority, &uid, &server, kubeconfig).await;
     stage.becomes("m", "Ready", "True/Ready").await;
     stage.becomes("m", "HostAccess", "True/Accepted").await;
     assert_eq!(stage.told("m", AGENT).await, "True/");
@@ -136,7 +148,7 @@ async fn an_agent_that_goes_and_comes_back_is_told_of() {
     assert_eq!(told, "Agent has not connected to proxy.");
 
     let since = Instant::now();
-    let _running = start(&hub, &authority, &uid, &server);
+    let _running = start(&hub, &authority, &uid, &server, kubeconfig).await;
     stage.becomes("m", "Ready", "True/Ready").await;
     let took = since.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
