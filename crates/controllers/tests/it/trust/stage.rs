@@ -244,6 +244,7 @@ impl Stage {
         let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
         let registry = Registry::over(
             Limits::default(),
+            None,
             tunnels,
             signer.clone(),
             stop.clone(),
