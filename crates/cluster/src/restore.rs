@@ -249,6 +249,13 @@ async fn on_the_member(
     {
         return run.go_on(observer).await;
     }
+    // Nothing is changed on a cluster that is not the one that joined.
+    if let Some(evidence) = on_member.member().stranger() {
+        return Err(RestoreError::NotRepairable {
+            code: Some(AccessCode::SignatureInvalid),
+            evidence: evidence.to_owned(),
+        });
+    }
     let before = on_member.probe().await;
     if let Answer::Refused { code, evidence } = &before
         && let Some(told) = on_member.untold().await

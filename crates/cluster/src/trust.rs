@@ -26,6 +26,7 @@ use crate::{
     AccessCode, Answer, CallerCredential, Host, Member, SettingsError,
     guard::AddressGuard,
     identity::{identity, identity_within},
+    join::{self, JoinError},
     proof::ProofError,
     restore::{self, RestoreError},
 };
@@ -76,6 +77,9 @@ pub enum TrustError {
         /// As is known.
         known: String,
     },
+    /// Its identity is that of another Cluster, or it could not be found out whether it is.
+    #[error("look whether the cluster is in the fleet under another name")]
+    Known(#[source] Box<JoinError>),
     /// A move of the other direction is under way.
     #[error("trust is being moved to {} by {by}: wait for that to end", to.as_str())]
     Busy {
@@ -314,6 +318,9 @@ async fn to_federated(
             known: known.to_owned(),
         });
     }
+    if member.identity().is_none() {
+        identify(host, member, &uid).await?;
+    }
     let introduced = introduce(host, member, &uid, &request.proof, &request.patience).await;
     let published = match introduced {
         Ok(published) => published,
@@ -336,11 +343,16 @@ async fn to_federated(
             terms.set_trust(Trust::Federated);
             terms.end();
         }
+        let known = terms.identity().to_owned();
+        if known != uid {
+            return Err(TrustError::Other {
+                cluster: request.cluster.clone(),
+                found: uid.clone(),
+                known,
+            });
+        }
         terms.settle();
         terms.set_ends(None);
-        if terms.identity().is_empty() {
-            terms.set_identity(&uid);
-        }
         Ok(())
     })
     .await?;
@@ -358,6 +370,43 @@ async fn to_federated(
         changes: Vec::new(),
         restarted: false,
     })
+}
+
+/// Writes down who a member is, before anything is signed for it: of two Clusters that claim one identity at the same time, both have written it by
+/// the time that they look, and at least one sees the other.
+async fn identify(host: &Host, member: &Member, uid: &str) -> Result<(), TrustError> {
+    let known = |error| TrustError::Known(Box::new(error));
+    let name = member.name();
+    join::refuse_known(host, uid, Some(name))
+        .await
+        .map_err(known)?;
+    let written = claim::change(host, name, |terms| {
+        let before = terms.identity().to_owned();
+        if before.is_empty() {
+            terms.set_identity(uid);
+        } else if before != uid {
+            return Err(TrustError::Other {
+                cluster: name.to_owned(),
+                found: uid.to_owned(),
+                known: before,
+            });
+        }
+        Ok(before.is_empty())
+    })
+    .await?;
+    if let Err(error) = join::refuse_known_stored(host, uid, Some(name)).await {
+        if written {
+            claim::change(host, name, |terms| {
+                if terms.identity() == uid {
+                    terms.set_identity("");
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        return Err(known(error));
+    }
+    Ok(())
 }
 
 /// Takes back what a member was told, as far as it can be reached.

@@ -60,6 +60,8 @@ fn failed(doing: &'static str) -> impl FnOnce(kube::Error) -> FactsError {
 pub struct Found {
     /// For the status.
     pub facts: Facts,
+    /// The other Cluster that has this identity.
+    pub double: Option<String>,
     /// The users to whom it has given a role.
     pub granted: BTreeSet<String>,
 }
@@ -101,6 +103,7 @@ pub async fn gather(client: &Client, member: Option<&Member>) -> Result<Found, F
         };
         Ok(Found {
             facts,
+            double: None,
             granted: granted.map_err(failed("list the roles of users"))?,
         })
     };

@@ -9,10 +9,14 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kah_api::{
     access::Severity,
-    cluster::{ClusterCondition, ClusterStatus, HubStatus},
+    cluster::{ClusterCondition, ClusterStatus, HubStatus, IDENTITY, Stranger, is_uid},
     time::go_time,
 };
-use kah_cluster::{AccessCode, Answer, doctor::Finding, health::Verdict};
+use kah_cluster::{
+    AccessCode, Answer,
+    doctor::{Finding, finding},
+    health::Verdict,
+};
 
 /// The condition that says whether the member lets in who comes through the host.
 pub const HOST_ACCESS: &str = "HostAccess";
@@ -20,6 +24,8 @@ pub const HOST_ACCESS: &str = "HostAccess";
 pub const ACCEPTED: &str = "Accepted";
 /// Its reason where the host has nothing to ask with.
 const NOT_PROVEN: &str = "NotProven";
+/// The reason of [`IDENTITY`].
+const ANOTHER: &str = "AnotherCluster";
 const EXPIRES: &str = "KubeConfigCertExpiresInSevenDays";
 const AGENT: &str = "AgentAvailable";
 
@@ -75,6 +81,8 @@ impl Look {
 /// Everything that is known of one cluster.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
+    /// The Cluster's name.
+    pub name: String,
     /// Whether it is the host itself.
     pub host: bool,
     /// `spec.joinFederation`
@@ -89,6 +97,8 @@ pub struct Known {
     pub look: Option<Look>,
     /// What its APIs say.
     pub facts: Option<Facts>,
+    /// The other Cluster that has the identity which they tell.
+    pub double: Option<String>,
     /// `service-proxy`, `endpoint` or `tunnel`.
     pub route: &'static str,
     /// The trust that is in force.
@@ -105,10 +115,12 @@ pub struct Known {
 #[must_use]
 pub fn next(before: &ClusterStatus, known: &Known, now: Timestamp) -> ClusterStatus {
     let mut status = before.clone();
-    if let Some(facts) = &known.facts {
+    let identity = identity(before, known);
+    if let Some(facts) = &known.facts
+        && !matches!(identity, Identity::Of(_))
+    {
         status.kubernetes_version.clone_from(&facts.kubernetes);
         status.node_count = Some(facts.nodes);
-        status.uid.clone_from(&facts.uid);
         if let Some(version) = &facts.kubesphere {
             status.kubesphere_version = match version.as_str() {
                 "" => "unknown",
@@ -122,7 +134,24 @@ pub fn next(before: &ClusterStatus, known: &Known, now: Timestamp) -> ClusterSta
         }
     }
     hub(status.hub.get_or_insert_default(), known, now);
+    let before_stranger = find(&before.conditions, IDENTITY).is_some_and(|it| it.status == "False");
     let mut conditions = Vec::new();
+    match &identity {
+        Identity::Unknown => {}
+        Identity::Good(uid) => {
+            status.uid.clone_from(uid);
+            status.conditions.retain(|it| it.kind != IDENTITY);
+        }
+        Identity::Of(stranger) => {
+            let message = stranger.to_string();
+            conditions.push(condition(IDENTITY, "False", ANOTHER, &message));
+        }
+    }
+    let stranger = match &identity {
+        Identity::Unknown => before_stranger,
+        Identity::Good(_) => false,
+        Identity::Of(_) => true,
+    };
     conditions.extend(known.agent.map(agent));
     if let Some(verdict) = &known.verdict {
         if known.joined {
@@ -134,11 +163,55 @@ pub fn next(before: &ClusterStatus, known: &Known, now: Timestamp) -> ClusterSta
     if known.tells_certificate {
         conditions.push(expires(known.certificate_ends, now));
     }
-    conditions.extend(access(before, known));
+    // The code alone does not tell what it is about now.
+    if stranger != before_stranger {
+        status.conditions.retain(|it| it.kind != HOST_ACCESS);
+    }
+    conditions.extend(match &identity {
+        Identity::Of(stranger) => Some(locked_out(&known.name, stranger)),
+        _ if stranger => None,
+        _ => access(before, known),
+    });
     for condition in conditions {
         put(&mut status.conditions, condition, now);
     }
     status
+}
+
+/// What the identity of a cluster amounts to.
+enum Identity {
+    /// Nothing was told yet: what is stored holds.
+    Unknown,
+    /// It is the one that joined, or one that nobody knew.
+    Good(String),
+    /// It is not.
+    Of(Stranger),
+}
+
+/// `status.uid` is what tokens are signed for, so a member's own word never changes it once it is there, and never makes one member another.
+fn identity(before: &ClusterStatus, known: &Known) -> Identity {
+    let cluster = || known.name.clone();
+    match (&known.facts, &known.double) {
+        (None, _) => Identity::Unknown,
+        (Some(facts), _) if known.host => Identity::Good(facts.uid.clone()),
+        (Some(facts), _) if !is_uid(&facts.uid) => {
+            Identity::Of(Stranger::Nameless { cluster: cluster() })
+        }
+        (Some(facts), _) if !before.uid.is_empty() && before.uid != facts.uid => {
+            Identity::Of(Stranger::Another { cluster: cluster() })
+        }
+        (Some(_), Some(of)) => Identity::Of(Stranger::Double {
+            cluster: cluster(),
+            of: of.clone(),
+        }),
+        (Some(facts), None) => Identity::Good(facts.uid.clone()),
+    }
+}
+
+fn locked_out(cluster: &str, stranger: &Stranger) -> ClusterCondition {
+    let finding = finding(cluster, AccessCode::SignatureInvalid, &stranger.to_string());
+    let message = format!("{} ({})", finding.consequence, finding.evidence);
+    condition(HOST_ACCESS, "False", finding.code.as_str(), &message)
 }
 
 fn hub(hub: &mut HubStatus, known: &Known, now: Timestamp) {
@@ -223,6 +296,10 @@ fn access(before: &ClusterStatus, known: &Known) -> Option<ClusterCondition> {
         (Some(Verdict::Accepted), _) => {
             let holds = find(&before.conditions, HOST_ACCESS).is_some_and(|it| it.status == "True");
             (!holds).then(accepted)
+        }
+        // What the last probe was not sent for has ended.
+        (Some(Verdict::Refused { evidence, .. }), _) if AccessCode::is_about_identity(evidence) => {
+            None
         }
         (Some(Verdict::Refused { code, evidence }), look) => {
             // Of silence doctor may know the cause: a Deployment without replicas is told by a kube-apiserver that answers.

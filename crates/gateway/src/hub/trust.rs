@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use kah_api::{cluster::Trust, status::Status};
 use kah_cluster::{
     Host,
+    join::JoinError,
     trust::{Patience, Report, Request, TrustError, move_to, rotate, rotation::Told, survey},
     with_causes,
 };
@@ -183,6 +184,11 @@ async fn overview(host: &Host) -> Overview {
 
 pub(super) fn refusal(error: &TrustError) -> Status {
     let (code, reason) = match error {
+        TrustError::Known(error)
+            if matches!(**error, JoinError::Same(_) | JoinError::IsHost(_)) =>
+        {
+            (422, "Invalid")
+        }
         TrustError::Restore(error) => return restore::refusal(error),
         TrustError::Unknown(_) => (404, "NotFound"),
         TrustError::IsHost(_) => (400, "BadRequest"),
