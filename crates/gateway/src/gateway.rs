@@ -259,6 +259,7 @@ impl Inner {
             (_, Some(_)) => Rejection {
                 text: "%!s(<nil>)".to_owned(),
                 bearer: false,
+                undecided: false,
             },
         };
         if rejection.bearer {
@@ -338,7 +339,7 @@ impl Inner {
     fn ends(&self, arrived: &Arrived, target: Option<&Target>) -> Option<Arc<CancellationToken>> {
         let headers = &arrived.parts.headers;
         member::is_long_running(&arrived.target, headers)
-            .then(|| self.streams.begin(headers, target))
+            .then(|| self.streams.begin(headers, &arrived.caller, target))
             .flatten()
     }
 
