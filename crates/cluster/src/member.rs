@@ -104,6 +104,22 @@ impl Member {
         &self.readiness
     }
 
+    /// Whether it is said not to be ready, and this process has not just seen for itself that it is.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.away().is_some()
+    }
+
+    /// Why it is away, if it is.
+    pub(crate) fn away(&self) -> Option<&str> {
+        match &self.readiness {
+            Readiness::NotReady { reason, message } if !self.proven.is_recent() => {
+                Some(if message.is_empty() { reason } else { message })
+            }
+            _ => None,
+        }
+    }
+
     /// The way to it.
     ///
     /// # Errors

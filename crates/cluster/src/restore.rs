@@ -258,7 +258,7 @@ async fn on_the_member(
     }
     let before = on_member.probe().await;
     if let Answer::Refused { code, evidence } = &before
-        && let Some(told) = on_member.untold().await
+        && let Some(told) = on_member.untold().await?
     {
         // Nothing of its configuration is at fault as long as it does not know the keys by which the host signs.
         let report = Report {

@@ -1,5 +1,6 @@
 //! Trust moves and keys change, and nobody who asks notices.
 
+mod apart;
 pub mod stage;
 
 use std::{
@@ -335,8 +336,8 @@ async fn j5_keys_change_and_no_request_fails() {
     load.more(100).await;
     for _ in 0..2 {
         let old = sent(&stage, 0);
-        let next = rotate(&stage.host).await.unwrap();
-        let again = rotate(&stage.host).await;
+        let next = rotate(&stage.host, false).await.unwrap().next;
+        let again = rotate(&stage.host, false).await;
         assert!(matches!(again, Err(TrustError::Keys(KeysError::UnderWay))));
         until("the new key signs alone", || {
             states(&stage) == [KeyState::Active]
@@ -396,7 +397,7 @@ async fn who_is_away_holds_nobody_up_and_is_told_when_it_is_back() {
     eventually("m1 is away", async || away(&stage).await).await;
     reconcile(&stage);
     let load = Load::start(&stage, &["m0"], 4);
-    rotate(&stage.host).await.unwrap();
+    rotate(&stage.host, false).await.unwrap();
     until("the new key signs alone", || {
         states(&stage) == [KeyState::Active]
     })
