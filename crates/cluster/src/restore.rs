@@ -40,6 +40,8 @@ pub struct Patience {
     pub restarted: Duration,
     /// Between two looks.
     pub look: Duration,
+    /// How long another run's state has to stand still before it is taken over. A run renews its own five times as often.
+    pub stale: Duration,
 }
 
 impl Default for Patience {
@@ -48,6 +50,7 @@ impl Default for Patience {
             live: Duration::from_secs(4),
             restarted: Duration::from_secs(90),
             look: Duration::from_millis(250),
+            stale: STALE.unsigned_abs(),
         }
     }
 }

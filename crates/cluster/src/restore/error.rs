@@ -150,6 +150,11 @@ impl RestoreError {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 409))
     }
 
+    /// Whether a kube-apiserver has said no, so that nothing was written.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if (400..500).contains(&status.code)))
+    }
+
     /// The cause of the lost access, where it is known.
     #[must_use]
     pub fn code(&self) -> Option<AccessCode> {
