@@ -46,13 +46,16 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     if let Some(fingerprint) = &options.accept_ca {
         wanted["acceptCa"] = fingerprint.as_str().into();
     }
-    let ask = async |dry_run: bool| {
+    let ask = async |agreed: Option<Vec<&str>>| {
         let mut body = wanted.clone();
-        body["dryRun"] = dry_run.into();
+        body["dryRun"] = agreed.is_none().into();
+        if let Some(agreed) = agreed {
+            body["agreed"] = agreed.into();
+        }
         let answer = hub.post(&path, &body).await?;
         understand(&options.cluster, &answer)
     };
-    let planned = ask(true).await?;
+    let planned = ask(None).await?;
     if options.dry_run || text(&planned, "outcome") == "NothingToDo" {
         return print(&planned, options.format);
     }
@@ -68,7 +71,7 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     if options.format == Format::Table {
         output::talk(&format!("Restoring access to {} …", options.cluster));
     }
-    let done = ask(false).await?;
+    let done = ask(Some(whats(&planned))).await?;
     print(&done, options.format)
 }
 
@@ -92,6 +95,13 @@ fn text<'a>(report: &'a Value, field: &str) -> &'a str {
 
 fn flag(report: &Value, field: &str) -> bool {
     report.get(field).and_then(Value::as_bool) == Some(true)
+}
+
+/// What the plan does.
+fn whats(report: &Value) -> Vec<&str> {
+    let actions = report.get("actions").and_then(Value::as_array);
+    let actions = actions.into_iter().flatten();
+    actions.map(|action| text(action, "what")).collect()
 }
 
 /// The plan, a line each.

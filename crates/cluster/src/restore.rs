@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 use kah_api::cluster::Trust;
 use serde::Serialize;
 
-use crate::{AccessCode, Answer, CallerCredential, Host, Member, guard::AddressGuard};
+use crate::{AccessCode, Answer, CallerCredential, Host, Member, guard::AddressGuard, with_causes};
 use member::OnMember;
 use run::{Beside, Run};
 
@@ -64,10 +64,14 @@ pub struct Request {
     pub by: String,
     /// Only the plan.
     pub dry_run: bool,
+    /// What somebody has agreed to: [`Action::what`] of each action of a plan. Where something else is to be done by now, nothing is.
+    pub agreed: Option<Vec<String>>,
     /// A token of the host, by which access is proven over the real route.
     pub proof: CallerCredential,
     /// Time limits.
     pub patience: Patience,
+    /// Whether a stored credential that ends soon may be replaced by one of the host's own.
+    pub renew: bool,
     /// A kubeconfig of the member, YAML, to take the place of the stored one.
     pub kubeconfig: Option<Vec<u8>>,
     /// Which addresses that kubeconfig may name, where it is not the one that is stored.
@@ -84,8 +88,10 @@ impl Request {
             cluster: cluster.to_owned(),
             by: by.to_owned(),
             dry_run: false,
+            agreed: None,
             proof,
             patience: Patience::default(),
+            renew: true,
             kubeconfig: None,
             guard: AddressGuard::default(),
             accept_ca: None,
@@ -213,6 +219,22 @@ async fn restore_for(
     if member.is_host() {
         return Err(RestoreError::IsHost(name.clone()));
     }
+    if let Some(agreed) = request.agreed.as_ref().filter(|_| !request.dry_run) {
+        let again = Request {
+            dry_run: true,
+            agreed: None,
+            ..request.clone()
+        };
+        let planned = Box::pin(restore_for(host, &again, trust, observer)).await?;
+        if planned.outcome == Outcome::NothingToDo {
+            return Ok(planned);
+        }
+        let now: Vec<&String> = planned.actions.iter().map(|action| &action.what).collect();
+        if !now.iter().copied().eq(agreed) {
+            let now = now.iter().map(|what| what.as_str()).collect::<Vec<_>>();
+            return Err(RestoreError::Otherwise(now.join(", ")));
+        }
+    }
     let connected = connection::mend(host, &member, request).await?;
     let on_member = OnMember::new(
         host,
@@ -226,6 +248,16 @@ async fn restore_for(
         connected.member.close();
     }
     let mut report = ended?;
+    if let Some(kept) = connected.kept {
+        if report.outcome == Outcome::NothingToDo {
+            return Err(kept);
+        }
+        let (is, why) = (connected.evidence, format!("kept: {}", with_causes(&kept)));
+        report
+            .actions
+            .push(Action::new("stored credential", is, why));
+        return Ok(report);
+    }
     if !connected.actions.is_empty() && report.outcome == Outcome::NothingToDo {
         report.outcome = if request.dry_run {
             Outcome::Planned
@@ -390,4 +422,6 @@ struct Connected {
     actions: Vec<Action>,
     code: Option<AccessCode>,
     evidence: String,
+    /// Why a credential that ends soon was not replaced. It works still, so whatever else there is to repair is repaired.
+    kept: Option<RestoreError>,
 }

@@ -226,7 +226,11 @@ async fn attempt(
             format!("Restoring access because of {code}: try {number} of {MOST} within an hour.");
         tell(false, "RestoringAccess", message).await;
     }
-    let request = restore::Request::new(name, BY, proof);
+    let request = restore::Request {
+        // What somebody else began says nothing of the credential.
+        renew: code.is_some(),
+        ..restore::Request::new(name, BY, proof)
+    };
     let mut observer = |state: &State| {
         tracing::info!(cluster = name, step = ?state.step, keys = ?state.keys, "restore access");
         ControlFlow::Continue(())

@@ -30,6 +30,7 @@ pub(super) async fn mend(
         actions: Vec::new(),
         code: None,
         evidence: String::new(),
+        kept: None,
     };
     if let Some(brought) = brought(member, request).await? {
         let replacement = Replacement::prepare(host, member, &brought.kubeconfig).await?;
@@ -45,18 +46,24 @@ pub(super) async fn mend(
         return Ok(connected);
     }
     let now = host.clock.now();
-    if let Some(expiry) = member.credential().filter(|expiry| expiry.is_soon(now))
+    if request.renew
+        && let Some(expiry) = member.credential().filter(|expiry| expiry.is_soon(now))
         && expiry.left(now).is_positive()
     {
-        connected.code = Some(AccessCode::CredentialExpiring);
         connected.evidence = expiry.words(now);
+        if !request.dry_run
+            && let Err(error) = credential::renew_credential(host, member).await
+        {
+            connected.kept = Some(error);
+            return Ok(connected);
+        }
+        connected.code = Some(AccessCode::CredentialExpiring);
         connected.actions.push(Action::new(
             "stored credential",
             expiry.words(now),
             format!("a token of ServiceAccount {}", credential::account()),
         ));
         if !request.dry_run {
-            credential::renew_credential(host, member).await?;
             connected.member = host
                 .registry
                 .get(&request.cluster)

@@ -115,6 +115,9 @@ pub enum RestoreError {
         /// Where it stands.
         step: Step,
     },
+    /// Something else is to be done by now than what was agreed to.
+    #[error("what is to be done has changed since it was agreed to; it is now: {0}")]
+    Otherwise(String),
     /// It is nothing that a change on the member could cure.
     #[error("this cannot be repaired from here: {evidence}")]
     NotRepairable {

@@ -634,6 +634,33 @@ async fn a_write_whose_answer_is_lost_is_not_taken_for_undone() {
     );
 }
 
+#[tokio::test]
+async fn what_was_not_agreed_to_is_not_done() {
+    let stage = Stage::new().await;
+    let broken = stage.text().await;
+    let ask = async |dry_run, agreed| {
+        let request = Request {
+            dry_run,
+            agreed,
+            patience: PATIENCE,
+            ..Request::new("m", "tester", proof())
+        };
+        let mut observer = |_: &kah_cluster::restore::State| ControlFlow::Continue(());
+        restore(&stage.host, &request, &mut observer).await
+    };
+    let planned = ask(true, None).await.unwrap();
+    let agreed: Vec<String> = planned.actions.into_iter().map(|it| it.what).collect();
+    let fewer = agreed[1..].to_vec();
+    let error = ask(false, Some(fewer)).await.unwrap_err();
+    assert!(matches!(&error, RestoreError::Otherwise(now) if now.contains("jwtSecret")));
+    assert_eq!(stage.text().await, broken);
+    let done = ask(false, Some(agreed.clone())).await.unwrap();
+    assert_eq!(done.outcome, Outcome::Restored);
+    // Somebody else was faster: there is nothing left to disagree about.
+    let done = ask(false, Some(agreed)).await.unwrap();
+    assert_eq!(done.outcome, Outcome::NothingToDo);
+}
+
 /// While Pods are replaced, one that is new answers between two that are old.
 #[tokio::test]
 async fn one_good_answer_is_no_proof() {
