@@ -71,13 +71,19 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
     }
 }
 
+/// Whether `kah restore-access` may repair this cause, as this evidence tells it, and nobody has to bring anything.
+#[must_use]
+pub fn is_repaired_alone(code: AccessCode, evidence: &str) -> bool {
+    repair("", code, evidence).is_some_and(|command| !command.contains("--"))
+}
+
 /// The command that may repair this cause; `None` where only people at the member can.
 fn repair(cluster: &str, code: AccessCode, evidence: &str) -> Option<String> {
     let command = format!("kah restore-access {cluster}");
     match code {
+        AccessCode::WrongRole => (!evidence.contains(SERVES_MEMBERS)).then_some(command),
         AccessCode::TokenNotInCache
         | AccessCode::SignatureInvalid
-        | AccessCode::WrongRole
         | AccessCode::UserMissing
         | AccessCode::UserDisabled
         | AccessCode::CredentialExpiring => Some(command),
@@ -91,6 +97,8 @@ fn repair(cluster: &str, code: AccessCode, evidence: &str) -> Option<String> {
 
 /// How a Deployment that was stopped is told.
 const NO_REPLICAS: &str = "0 of 0 replicas";
+/// How a member is told that is a host of others: what it is to be is for people to decide.
+const SERVES_MEMBERS: &str = "it serves members of its own";
 
 /// What was found about one member: as the host answers, and as reconcilers may keep.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

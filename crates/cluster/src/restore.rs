@@ -223,6 +223,11 @@ async fn restore_for(
         connected.member.close();
     }
     let mut report = ended?;
+    if report.outcome == Outcome::NothingToDo
+        && let Some(error) = connected.failed
+    {
+        return Err(error);
+    }
     if !connected.actions.is_empty() && report.outcome == Outcome::NothingToDo {
         report.outcome = if request.dry_run {
             Outcome::Planned
@@ -302,6 +307,17 @@ async fn on_the_member(
     let beside = Beside {
         scaled: only.is_none() && on_member.has_no_replicas().await?,
         user: user::at_fault(code, &request.proof),
+    };
+    if let Some(user) = &beside.user {
+        // What cannot be done is said before anything is begun.
+        user::may_be_brought(host, on_member.member(), user, code).await?;
+    }
+    let silent = matches!(code, None | Some(AccessCode::MemberUnreachable));
+    let code = if beside.scaled && silent {
+        // As doctor names it, whatever the way says of a server that was stopped.
+        Some(AccessCode::MemberNotReady)
+    } else {
+        code
     };
     // A configuration that is right but was never read: a restart is all that is missing.
     let unread = matches!(
@@ -387,4 +403,6 @@ struct Connected {
     actions: Vec<Action>,
     code: Option<AccessCode>,
     evidence: String,
+    /// Why a credential that still works was not replaced. Whatever else is wrong is repaired all the same.
+    failed: Option<RestoreError>,
 }

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use kah_api::cluster::Cluster;
 use kah_cluster::{
     AccessCode, Host, clusters, doctor,
-    restore::{self, Outcome, RestoreError, STALE, State},
+    restore::{self, Outcome, Report, RestoreError, STALE, State},
     with_causes,
 };
 use kube::{
@@ -106,7 +106,7 @@ fn recent(tries: &[Timestamp], now: Timestamp, window: SignedDuration) -> Vec<Ti
 }
 
 impl Case {
-    fn of(name: &str, object: &DynamicObject) -> Self {
+    fn of(object: &DynamicObject) -> Self {
         let annotation = |name| object.metadata.annotations.as_ref()?.get(name);
         let read = serde_json::to_value(object)
             .ok()
@@ -119,9 +119,7 @@ impl Case {
                 return None;
             }
             // Where people have to bring something (a fingerprint, a kubeconfig), nothing can be done without them.
-            let repair = doctor::finding(name, code, &access.message).repair?;
-            let alone = repair == format!("kah restore-access {name}");
-            alone.then_some(code)
+            doctor::is_repaired_alone(code, &access.message).then_some(code)
         });
         let begun = annotation(restore::ANNOTATION)
             .and_then(|text| serde_json::from_str::<State>(text).ok())
@@ -150,7 +148,7 @@ pub(crate) async fn run(
     loop {
         let seen = object.borrow_and_update().clone();
         let now = host.clock.now();
-        let next = decide(&Case::of(name, &seen), now);
+        let next = decide(&Case::of(&seen), now);
         let wait = match &next {
             Next::Wait(until) => {
                 pause = AGAIN;
@@ -234,19 +232,13 @@ async fn attempt(
     let ended = Box::pin(restore::restore(host, &request, &mut observer)).await;
     let (warning, reason, outcome, message) = match &ended {
         Ok(report) => match report.outcome {
-            Outcome::NothingToDo => return Ok(()),
-            _ => {
-                let keys: Vec<&str> = report.changes.iter().map(|it| it.key.as_str()).collect();
-                let what = match keys.as_slice() {
-                    [] if report.resumed => {
-                        "what another process had begun was finished".to_owned()
-                    }
-                    [] => "ks-apiserver was started again".to_owned(),
-                    keys => format!("{} was changed", keys.join(", ")),
-                };
-                let message = format!("Access is restored: {what}.");
-                (false, "AccessRestored", "Restored", message)
+            Outcome::NothingToDo if code.is_none() => return Ok(()),
+            // A try that was told has its end told, too.
+            Outcome::NothingToDo => {
+                let message = "Access was there again before anything was changed.".to_owned();
+                (false, "AccessRestored", "NothingToDo", message)
             }
+            _ => (false, "AccessRestored", "Restored", told(report)),
         },
         // Somebody else is at it.
         Err(RestoreError::Busy { .. }) => return Ok(()),
@@ -268,6 +260,25 @@ async fn attempt(
     }
 }
 
+/// What was done, as an Event says it.
+fn told(report: &Report) -> String {
+    let done: Vec<String> = report
+        .actions
+        .iter()
+        .map(|action| format!("{}: {}, now {}", action.what, action.from, action.to))
+        .collect();
+    let what = match done.as_slice() {
+        [] if report.resumed => "what another process had begun was finished".to_owned(),
+        done => done.join("; "),
+    };
+    let restarted = if report.restarted {
+        "; ks-apiserver was started again"
+    } else {
+        ""
+    };
+    format!("Access is restored: {what}{restarted}.")
+}
+
 /// Adds a try to those in the Cluster object, against the version that was decided upon; its number within the hour, or `None` where the object has
 /// changed meanwhile.
 async fn write_down(
@@ -276,7 +287,7 @@ async fn write_down(
     seen: &DynamicObject,
 ) -> Result<Option<usize>, kube::Error> {
     let now = host.clock.now();
-    let mut tries = recent(&Case::of(name, seen).tries, now, DAY);
+    let mut tries = recent(&Case::of(seen).tries, now, DAY);
     tries.push(now);
     let number = recent(&tries, now, WINDOW).len();
     let text = serde_json::to_string(&Tries { tries }).map_err(kube::Error::SerdeError)?;
@@ -462,7 +473,7 @@ mod tests {
                 None,
             ),
         ] {
-            let case = Case::of("m", &object);
+            let case = Case::of(&object);
             assert_eq!(
                 (case.wanted, case.repairable),
                 (wanted, repairable),

@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use super::{Asked, Evidence, Finding, Read, Secret, Settings, Severity, finding};
+use super::{Asked, Evidence, Finding, Read, SERVES_MEMBERS, Secret, Settings, Severity, finding};
 use crate::{AccessCode, Answer, SettingsError, code_of_fault};
 
 /// The oldest Kubernetes that is supported.
@@ -49,17 +49,6 @@ type Cause = Option<(AccessCode, String)>;
 
 /// What a finding about the stored connection says differs from one about the member.
 fn explained(mut finding: Finding, evidence: &Evidence) -> Finding {
-    if let Asked::Told(Settings::Read(read)) = &evidence.settings
-        && read.serves_members
-        && finding.code == AccessCode::WrongRole
-    {
-        finding
-            .evidence
-            .push_str(", and multicluster.enable is true: it serves members of its own");
-        finding.repair = None;
-        finding.repairable = false;
-        return finding;
-    }
     let Err(error) = &evidence.stored else {
         return finding;
     };
@@ -229,10 +218,11 @@ fn settings(evidence: &Evidence) -> Cause {
 
 fn wrong_role(read: &Read) -> Cause {
     (read.role != "member").then(|| {
-        (
-            AccessCode::WrongRole,
-            format!("multicluster.clusterRole is {:?}", read.role),
-        )
+        let mut words = format!("multicluster.clusterRole is {:?}", read.role);
+        if read.serves_members {
+            words = format!("{words}, and multicluster.enable is true: {SERVES_MEMBERS}");
+        }
+        (AccessCode::WrongRole, words)
     })
 }
 

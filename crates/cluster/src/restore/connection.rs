@@ -30,6 +30,7 @@ pub(super) async fn mend(
         actions: Vec::new(),
         code: None,
         evidence: String::new(),
+        failed: None,
     };
     if let Some(brought) = brought(member, request).await? {
         let replacement = Replacement::prepare(host, member, &brought.kubeconfig).await?;
@@ -50,13 +51,24 @@ pub(super) async fn mend(
     {
         connected.code = Some(AccessCode::CredentialExpiring);
         connected.evidence = expiry.words(now);
-        connected.actions.push(Action::new(
-            "stored credential",
-            expiry.words(now),
-            format!("a token of ServiceAccount {}", credential::account()),
-        ));
+        let renewed = if request.dry_run {
+            Ok(())
+        } else {
+            credential::renew_credential(host, member).await.map(drop)
+        };
+        let becomes = match renewed {
+            Ok(()) => format!("a token of ServiceAccount {}", credential::account()),
+            Err(error) => {
+                let stays = format!("not replaced: {}", crate::with_causes(&error));
+                connected.failed = Some(error);
+                stays
+            }
+        };
+        let what = "stored credential";
+        connected
+            .actions
+            .push(Action::new(what, expiry.words(now), becomes));
         if !request.dry_run {
-            credential::renew_credential(host, member).await?;
             connected.member = host
                 .registry
                 .get(&request.cluster)

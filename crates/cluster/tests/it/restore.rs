@@ -71,6 +71,8 @@ pub struct Stage {
     pub accepting: Arc<AtomicBool>,
     /// Whether it reads the ConfigMap, or refuses for ever.
     pub obeys: Arc<AtomicBool>,
+    /// What it says when it refuses.
+    pub words: Arc<Mutex<&'static str>>,
     /// Whether it reads it only when its Deployment is restarted.
     pub lazy: Arc<AtomicBool>,
     pub planes: [Cluster; 2],
@@ -142,7 +144,8 @@ impl Stage {
                 }
             })
         };
-        let says = accepting.clone();
+        let words = Arc::new(Mutex::new("Unauthorized: token not found in cache"));
+        let (says, said) = (accepting.clone(), words.clone());
         let server = Member::start(None, move |seen: &Seen| {
             if seen.header("authorization") != "Bearer of-the-host" {
                 return member::status(401, "Unauthorized", "Unauthorized: no");
@@ -150,11 +153,7 @@ impl Stage {
             if says.load(Ordering::SeqCst) {
                 member::answer(200, "application/json", "{}")
             } else {
-                member::status(
-                    401,
-                    "Unauthorized",
-                    "Unauthorized: token not found in cache",
-                )
+                member::status(401, "Unauthorized", *said.lock().unwrap())
             }
         })
         .await
@@ -196,6 +195,7 @@ impl Stage {
             maps: Api::namespaced(planes[1].client(), seed::NAMESPACE),
             accepting,
             obeys,
+            words,
             planes,
             _server: server,
             _reader: tokio_util::task::AbortOnDropHandle::new(reader),

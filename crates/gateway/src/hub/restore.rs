@@ -113,9 +113,9 @@ pub(super) fn refusal(error: &RestoreError) -> Status {
         | RestoreError::AuthorityUnknown { .. }
         | RestoreError::NotRenewable(_)
         | RestoreError::Settings(_) => (422, "Invalid"),
-        RestoreError::User(error)
+        RestoreError::User { source, .. }
             if matches!(
-                **error,
+                **source,
                 PropagateError::Foreign { .. } | PropagateError::LeftToKubeFed(_)
             ) =>
         {
