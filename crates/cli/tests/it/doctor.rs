@@ -177,8 +177,20 @@ fn causes_on_the_way_to_a_member_are_named() {
     assert!(since.elapsed() < Duration::from_secs(10));
 }
 
-/// A client certificate of a cluster of `kah up` that ends in so many days, in a kubeconfig.
+/// A client certificate of a cluster that ends in so many days, in a kubeconfig.
 pub fn short_lived(fleet: &Fleet, cluster: &str, days: i64) -> String {
+    if let Some(plane) = fleet.real_plane(cluster) {
+        let then = Timestamp::now() + SignedDuration::from_hours(days * 24);
+        let then = then.to_zoned(jiff::tz::TimeZone::UTC);
+        let day = (
+            then.year().into(),
+            then.month().try_into().unwrap(),
+            then.day().try_into().unwrap(),
+        );
+        return plane
+            .kubeconfig_until("kubernetes-admin", &["system:masters"], day)
+            .unwrap();
+    }
     let keys = fleet.data_dir().join("clusters").join(cluster).join("pki");
     let now = Timestamp::now();
     let authority = Authority::open(&keys, cluster, now).unwrap();

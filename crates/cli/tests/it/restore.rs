@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use kah_testkit::fleet::{Fleet, until};
 use kah_testkit::http_client::get;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     doctor::{becomes, join, short_lived, value},
@@ -130,11 +131,7 @@ fn secret(text: &str) -> String {
 }
 
 fn decode(base64: &str) -> String {
-    let ran = std::process::Command::new("sh")
-        .args(["-c", &format!("printf %s '{base64}' | base64 -d")])
-        .output()
-        .unwrap();
-    String::from_utf8(ran.stdout).unwrap()
+    String::from_utf8(STANDARD.decode(base64).unwrap()).unwrap()
 }
 
 #[test]
@@ -349,6 +346,73 @@ fn the_stored_connection_is_restored() {
     let member = fleet.kubectl("member-1").unwrap();
     edit(&member, "accessTokenMaxAge: 0", "accessTokenMaxAge: 2h");
     repaired(&fleet, "ending", "TokenNotInCache", &[]);
+}
+
+/// The same on a real control plane: what is stored for `member-1` is broken, and a person repairs it.
+pub fn connections_of_a_real_member_are_restored(fleet: &Fleet) {
+    without_controllers(fleet);
+    log_in(fleet);
+    let name = "member-1";
+    let facts = fleet.facts();
+    let read = |index: usize| std::fs::read_to_string(&facts.clusters[index].kubeconfig).unwrap();
+    let (of_host, good) = (read(0), read(1));
+    let kubectl = fleet.kubectl("host").unwrap();
+    let store = |kubeconfig: &str| {
+        let text = STANDARD.encode(kubeconfig);
+        let patch = json!({"spec": {"connection": {"kubeconfig": text}}}).to_string();
+        let cluster = "clusters.cluster.kubesphere.io";
+        ok(
+            &kubectl,
+            &["patch", cluster, name, "--type=merge", "-p", &patch],
+        );
+    };
+    let refused = |arguments: &[&str], words: &str| {
+        let command = [&["restore-access", name, "--yes"], arguments].concat();
+        let ran = kah(fleet, &command);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.stderr.contains(words), "{words}: {ran:?}");
+        ran.stderr
+    };
+    let file = facts.clusters[1].kubeconfig.display().to_string();
+    let file_of_host = facts.clusters[0].kubeconfig.display().to_string();
+
+    // The member has another authority than the host knows.
+    let key = "certificate-authority-data";
+    store(&good.replace(value(&good, key), value(&of_host, key)));
+    becomes(fleet, name, &["TLSUntrusted"]);
+    let said = refused(&[], "--accept-ca");
+    let shown = said.split("the member shows ").nth(1).unwrap();
+    let fingerprint = shown.split('.').next().unwrap().to_owned();
+    let wrong = fingerprint.replace('A', "B").replace('0', "1");
+    refused(
+        &["--accept-ca", &wrong],
+        "the member's authority has changed",
+    );
+    becomes(fleet, name, &["TLSUntrusted"]);
+    let accept = ["--accept-ca", &fingerprint];
+    repaired(fleet, name, "TLSUntrusted", &accept);
+
+    // A certificate that has ended, and a token that nobody gave.
+    let rejected = good
+        .replace("client-certificate-data", "ignored")
+        .replace("client-key-data: ", "token: not-");
+    for kubeconfig in [short_lived(fleet, name, -1), rejected] {
+        store(&kubeconfig);
+        becomes(fleet, name, &["CredentialRejected"]);
+        refused(&[], "--kubeconfig");
+        refused(
+            &["--kubeconfig", &file_of_host],
+            "it leads to another cluster",
+        );
+        becomes(fleet, name, &["CredentialRejected"]);
+        let bring = ["--kubeconfig", &file];
+        repaired(fleet, name, "CredentialRejected", &bring);
+    }
+
+    // One that still works has the member issue another.
+    store(&short_lived(fleet, name, 10));
+    repaired(fleet, name, "CredentialExpiring", &[]);
+    assert_eq!(ask(fleet, name, &token(fleet)), 200);
 }
 
 fn two_at_once_end_well(fleet: &Fleet) {
