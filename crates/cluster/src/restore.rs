@@ -216,6 +216,7 @@ async fn restore_for(
         request,
         connected.member.clone(),
         connected.is_candidate,
+        connected.client,
         trust,
     )?;
     let ended = on_the_member(host, request, &on_member, observer).await;
@@ -400,6 +401,8 @@ struct Connected {
     member: Arc<Member>,
     /// It is tried only: the Cluster object does not say so.
     is_candidate: bool,
+    /// Of its kube-apiserver, where what is stored opens nothing.
+    client: Option<kube::Client>,
     actions: Vec<Action>,
     code: Option<AccessCode>,
     evidence: String,

@@ -454,6 +454,32 @@ mod tests {
                 true,
                 Some(AccessCode::WrongRole),
             ),
+            // What the member is to be is for people to decide.
+            (
+                object(
+                    true,
+                    "True",
+                    "WrongRole",
+                    "is \"host\", and multicluster.enable is true: it serves members of its own",
+                ),
+                true,
+                None,
+            ),
+            (
+                object(true, "False", "CredentialRejected", "401: Unauthorized"),
+                true,
+                None,
+            ),
+            (
+                object(
+                    true,
+                    "True",
+                    "CredentialRejected",
+                    "401: Unauthorized; callers get through",
+                ),
+                true,
+                Some(AccessCode::CredentialRejected),
+            ),
             (object(true, "False", "ClockSkew", ""), true, None),
             (object(true, "True", "CredentialExpiring", ""), true, None),
             (object(true, "False", "TLSUntrusted", ""), true, None),

@@ -76,6 +76,17 @@ pub fn value<'a>(kubeconfig: &'a str, key: &str) -> &'a str {
         .trim_matches('"')
 }
 
+/// A kubeconfig for the same cluster at this address, with this token.
+pub fn with_token(kubeconfig: &str, server: &str, token: &str) -> String {
+    let authority = value(kubeconfig, "certificate-authority-data");
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         clusters: [{{name: k, cluster: {{server: '{server}', certificate-authority-data: {authority}}}}}]\n\
+         users: [{{name: u, user: {{token: '{token}'}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n"
+    )
+}
+
 #[test]
 fn causes_on_the_way_to_a_member_are_named() {
     let fleet = start(&["--members", "1"]);
@@ -88,14 +99,7 @@ fn causes_on_the_way_to_a_member_are_named() {
     assert_eq!(codes(&fleet, "member-1"), Vec::<String>::new());
 
     let authority = value(&member, "certificate-authority-data");
-    let with = |token: &str| {
-        format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-             clusters: [{{name: k, cluster: {{server: '{server}', certificate-authority-data: {authority}}}}}]\n\
-             users: [{{name: u, user: {{token: '{token}'}}}}]\n\
-             contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n"
-        )
-    };
+    let with = |token: &str| with_token(&member, &server, token);
     // Connects, and then says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let hole = format!("https://{}", silent.local_addr().unwrap());

@@ -8,11 +8,12 @@ use kah_testkit::http_client::get;
 use serde_json::{Value, json};
 
 use crate::{
-    doctor::{becomes, join, short_lived, value},
+    doctor::{becomes, join, short_lived, value, with_token},
     fleet::{
         OURS, configuration_map, edit, kah, log_in, ok, replace_map, start, start_real, token,
         without_controllers,
     },
+    inside::Inside,
 };
 
 fn map(fleet: &Fleet, cluster: &str) -> Value {
@@ -224,9 +225,31 @@ fn role_users_and_a_stopped_deployment_are_restored() {
     let fleet = start(&["--members", "1"]);
     without_controllers(&fleet);
     log_in(&fleet);
-    let kubectl = fleet.kubectl("member-1").unwrap();
+    role_users_and_deployment(&fleet);
+}
+
+/// Each cause on `member-1` itself, a real control plane that trusts the host by the shared secret.
+pub fn each_is_restored_by_hand(fleet: &Fleet) {
+    let name = "member-1";
+    let kubectl = fleet.kubectl(name).unwrap();
+    let secret = secret(configuration(&map(fleet, name)));
+    let age = ("accessTokenMaxAge: 0", "accessTokenMaxAge: 2h");
+    let other = (secret.as_str(), "another one than the host's");
+    for (code, (from, to)) in [("TokenNotInCache", age), ("SignatureInvalid", other)] {
+        edit(&kubectl, from, to);
+        // A kubelet brings a new configuration to Pods that run when it likes.
+        let restart = ["rollout", "restart", "deploy", "ks-apiserver"];
+        ok(&kubectl, &[OURS.as_slice(), &restart].concat());
+        repaired(fleet, name, code, &[]);
+    }
+    role_users_and_deployment(fleet);
+}
+
+fn role_users_and_deployment(fleet: &Fleet) {
+    let name = "member-1";
+    let kubectl = fleet.kubectl(name).unwrap();
     edit(&kubectl, "clusterRole: member", "clusterRole: none");
-    repaired(&fleet, "member-1", "WrongRole", &[]);
+    repaired(fleet, name, "WrongRole", &[]);
 
     let user = "users.iam.kubesphere.io";
     let disabled = r#"{"status":{"state":"Disabled"}}"#;
@@ -234,21 +257,21 @@ fn role_users_and_a_stopped_deployment_are_restored() {
         &kubectl,
         &["patch", user, "admin", "--type=merge", "-p", disabled],
     );
-    repaired(&fleet, "member-1", "UserDisabled", &[]);
+    repaired(fleet, name, "UserDisabled", &[]);
     let binding = "globalrolebindings.iam.kubesphere.io";
     ok(&kubectl, &["delete", binding, "admin"]);
     ok(&kubectl, &["delete", user, "admin"]);
-    repaired(&fleet, "member-1", "UserMissing", &[]);
+    repaired(fleet, name, "UserMissing", &[]);
     let found = ok(
         &kubectl,
         &["get", binding, "admin", "-o", "jsonpath={.roleRef.name}"],
     );
     assert_eq!(found, "platform-admin", "the roles come with the user");
-    assert_eq!(ask(&fleet, "member-1", &token(&fleet)), 200);
+    assert_eq!(ask(fleet, name, &token(fleet)), 200);
 
     let scale = ["scale", "deploy", "ks-apiserver", "--replicas=0"];
     ok(&kubectl, &[OURS.as_slice(), &scale].concat());
-    repaired(&fleet, "member-1", "MemberNotReady", &[]);
+    repaired(fleet, name, "MemberNotReady", &[]);
 }
 
 #[test]
@@ -337,6 +360,17 @@ fn the_stored_connection_is_restored() {
     );
     leave("credential");
 
+    // Where callers come by another way, the member issues one to those whom it lets in.
+    let inside = Inside::new();
+    let secret = secret(configuration(&map(&fleet, "host")));
+    let endpoint = inside.server(&good, &secret, jiff::SignedDuration::ZERO);
+    for rejected in [&ended, &with_token(&good, &server, "nobody gave me")] {
+        join(&fleet, "beside", rejected, &server, Some(&endpoint));
+        repaired(&fleet, "beside", "CredentialRejected", &[]);
+        assert_eq!(ask(&fleet, "beside", &token(&fleet)), 200);
+        leave("beside");
+    }
+
     // One that still works gets us another.
     let ending = short_lived(&fleet, "member-1", 10);
     join(&fleet, "ending", &ending, &server, None);
@@ -350,8 +384,6 @@ fn the_stored_connection_is_restored() {
 
 /// The same on a real control plane: what is stored for `member-1` is broken, and a person repairs it.
 pub fn connections_of_a_real_member_are_restored(fleet: &Fleet) {
-    without_controllers(fleet);
-    log_in(fleet);
     let name = "member-1";
     let facts = fleet.facts();
     let read = |index: usize| std::fs::read_to_string(&facts.clusters[index].kubeconfig).unwrap();
@@ -393,9 +425,7 @@ pub fn connections_of_a_real_member_are_restored(fleet: &Fleet) {
     repaired(fleet, name, "TLSUntrusted", &accept);
 
     // A certificate that has ended, and a token that nobody gave.
-    let rejected = good
-        .replace("client-certificate-data", "ignored")
-        .replace("client-key-data: ", "token: not-");
+    let rejected = with_token(&good, &facts.clusters[1].address, "nobody gave me");
     for kubeconfig in [short_lived(fleet, name, -1), rejected] {
         store(&kubeconfig);
         becomes(fleet, name, &["CredentialRejected"]);

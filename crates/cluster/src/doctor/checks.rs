@@ -2,7 +2,10 @@
 
 use jiff::SignedDuration;
 
-use super::{Asked, Evidence, Finding, Read, SERVES_MEMBERS, Secret, Settings, Severity, finding};
+use super::{
+    Asked, Evidence, FELT_BY_NOBODY, Finding, Read, SERVES_MEMBERS, Secret, Settings, Severity,
+    finding,
+};
 use crate::{AccessCode, Answer, SettingsError, code_of_fault};
 
 /// The oldest Kubernetes that is supported.
@@ -34,7 +37,7 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
         .map(|finding| explained(finding, evidence))
         .collect();
     let beside = beside
-        .map(|(code, words)| (code, format!("{words}; callers get through")))
+        .map(|(code, words)| (code, format!("{words}; {FELT_BY_NOBODY}")))
         .or_else(|| hidden(evidence).filter(|_| accepted && findings.is_empty()));
     let clocks = clocks(evidence).filter(|_| accepted);
     let warnings = beside.into_iter().chain(clocks).chain(expiring(evidence));
@@ -576,6 +579,29 @@ mod tests {
                 found[0].repair.as_deref(),
                 Some("kah restore-access m --kubeconfig FILE")
             );
+        }
+    }
+
+    #[test]
+    fn who_is_let_in_may_have_a_rejected_credential_replaced() {
+        let rejected = Asked::Rejected("401: Unauthorized".into());
+        for (route, repair) in [
+            (Answer::Accepted, "kah restore-access m"),
+            (
+                refused(Some(AccessCode::CredentialRejected)),
+                "kah restore-access m --kubeconfig FILE",
+            ),
+        ] {
+            let felt = route != Answer::Accepted;
+            let found = examine(&Evidence {
+                kubernetes: rejected.clone(),
+                route,
+                ..healthy()
+            });
+            assert_eq!(found[0].code, AccessCode::CredentialRejected);
+            assert_eq!(found[0].repair.as_deref(), Some(repair));
+            assert_eq!(found[0].repairable, !felt);
+            assert_eq!(found[0].severity == Severity::Error, felt);
         }
     }
 

@@ -3,14 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use kah_net::Kind;
 use kube::{api::PostParams, core::DynamicObject};
 
 use super::{Action, Connected, Request, RestoreError, authority, credential};
 use crate::{
-    AccessCode, Host, Kubeconfig, Member, fault_of,
+    AccessCode, Answer, Host, Kubeconfig, Member, Route, fault_of,
     host::clusters,
     identity::identity,
     join::{JoinError, refuse_known},
+    kubernetes::client_of_caller,
 };
 
 /// For one question to a cluster that may not answer.
@@ -27,6 +29,7 @@ pub(super) async fn mend(
     let mut connected = Connected {
         member: member.clone(),
         is_candidate: false,
+        client: None,
         actions: Vec::new(),
         code: None,
         evidence: String::new(),
@@ -42,6 +45,23 @@ pub(super) async fn mend(
             connected.member = replacement.candidate;
         } else {
             connected.member = replacement.store(host).await?;
+        }
+        return Ok(connected);
+    }
+    if let Some(words) = rejected_beside(member, request).await {
+        // The stored credential opens nothing any more, but the caller's own does.
+        connected.code = Some(AccessCode::CredentialRejected);
+        connected.evidence.clone_from(&words);
+        let becomes = format!("a token of ServiceAccount {}", credential::account());
+        connected
+            .actions
+            .push(Action::new("stored credential", words, becomes));
+        let client = client_of_caller(member, &request.proof);
+        if request.dry_run {
+            connected.client = Some(client);
+        } else {
+            credential::renew_by(host, member, client).await?;
+            connected.member = followed(host, request)?;
         }
         return Ok(connected);
     }
@@ -68,14 +88,29 @@ pub(super) async fn mend(
         connected
             .actions
             .push(Action::new(what, expiry.words(now), becomes));
-        if !request.dry_run {
-            connected.member = host
-                .registry
-                .get(&request.cluster)
-                .ok_or_else(|| RestoreError::Unknown(request.cluster.clone()))?;
-        }
+        connected.member = followed(host, request)?;
     }
     Ok(connected)
+}
+
+/// The member as the registry has it now.
+fn followed(host: &Host, request: &Request) -> Result<Arc<Member>, RestoreError> {
+    let member = host.registry.get(&request.cluster);
+    member.ok_or_else(|| RestoreError::Unknown(request.cluster.clone()))
+}
+
+/// Why the member's kube-apiserver rejects what is stored, where callers get through all the same, by the endpoint of ks-apiserver.
+async fn rejected_beside(member: &Arc<Member>, request: &Request) -> Option<String> {
+    let Ok(Route::Endpoint(_)) = member.route() else {
+        return None;
+    };
+    let asked = tokio::time::timeout(ANSWER, identity(member.kubernetes().ok()?)).await;
+    let words = match asked.ok()?.err()? {
+        kube::Error::Api(status) if status.code == 401 => format!("401: {}", status.message),
+        error if fault_of(&error) == Some(Kind::CertificateRefused) => crate::with_causes(&error),
+        _ => return None,
+    };
+    (member.probe(&request.proof).await == Answer::Accepted).then_some(words)
 }
 
 /// A kubeconfig to take the place of the stored one, and what is different in it.
