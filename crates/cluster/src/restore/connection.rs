@@ -57,6 +57,11 @@ pub(super) async fn mend(
             .actions
             .push(Action::new("stored credential", words, becomes));
         let client = client_of_caller(member, &request.proof);
+        let (stored, _) = member.stored().map_err(RestoreError::Settings)?;
+        if !authority::is_own(&client, &stored).await? {
+            let why = "another authority than the cluster's own is trusted there, to which no token is sent that the cluster issues";
+            return Err(RestoreError::NotRenewable(why.into()));
+        }
         if request.dry_run {
             connected.client = Some(client);
         } else {
