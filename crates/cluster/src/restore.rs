@@ -21,7 +21,7 @@ use std::{sync::Arc, time::Duration};
 use kah_api::cluster::Trust;
 use serde::Serialize;
 
-use crate::{AccessCode, Answer, CallerCredential, Host, Member, guard::AddressGuard, with_causes};
+use crate::{AccessCode, Answer, CallerCredential, Host, Member, guard::AddressGuard};
 use member::OnMember;
 use run::{Beside, Run};
 
@@ -241,6 +241,7 @@ async fn restore_for(
         request,
         connected.member.clone(),
         connected.is_candidate,
+        connected.client,
         trust,
     )?;
     let ended = on_the_member(host, request, &on_member, observer).await;
@@ -248,15 +249,10 @@ async fn restore_for(
         connected.member.close();
     }
     let mut report = ended?;
-    if let Some(kept) = connected.kept {
-        if report.outcome == Outcome::NothingToDo {
-            return Err(kept);
-        }
-        let (is, why) = (connected.evidence, format!("kept: {}", with_causes(&kept)));
-        report
-            .actions
-            .push(Action::new("stored credential", is, why));
-        return Ok(report);
+    if report.outcome == Outcome::NothingToDo
+        && let Some(error) = connected.failed
+    {
+        return Err(error);
     }
     if !connected.actions.is_empty() && report.outcome == Outcome::NothingToDo {
         report.outcome = if request.dry_run {
@@ -337,6 +333,17 @@ async fn on_the_member(
     let beside = Beside {
         scaled: only.is_none() && on_member.has_no_replicas().await?,
         user: user::at_fault(code, &request.proof),
+    };
+    if let Some(user) = &beside.user {
+        // What cannot be done is said before anything is begun.
+        user::may_be_brought(host, on_member.member(), user, code).await?;
+    }
+    let silent = matches!(code, None | Some(AccessCode::MemberUnreachable));
+    let code = if beside.scaled && silent {
+        // As doctor names it, whatever the way says of a server that was stopped.
+        Some(AccessCode::MemberNotReady)
+    } else {
+        code
     };
     // A configuration that is right but was never read: a restart is all that is missing.
     let unread = matches!(
@@ -419,9 +426,11 @@ struct Connected {
     member: Arc<Member>,
     /// It is tried only: the Cluster object does not say so.
     is_candidate: bool,
+    /// Of its kube-apiserver, where what is stored opens nothing.
+    client: Option<kube::Client>,
     actions: Vec<Action>,
     code: Option<AccessCode>,
     evidence: String,
-    /// Why a credential that ends soon was not replaced. It works still, so whatever else there is to repair is repaired.
-    kept: Option<RestoreError>,
+    /// Why a credential that still works was not replaced. Whatever else is wrong is repaired all the same.
+    failed: Option<RestoreError>,
 }

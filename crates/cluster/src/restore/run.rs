@@ -286,8 +286,14 @@ impl<'a> Run<'a> {
         }
         if let Some(name) = self.state.user.clone() {
             let host = self.host;
-            self.holding(limited(user::ensure(host, member.member(), &name)))
-                .await?;
+            let brought = limited(user::ensure(host, member.member(), &name));
+            if let Err(error) = self.holding(brought).await {
+                // What only people can change would fail in each later run, and none of them could repair anything else.
+                if error.is_for_people() {
+                    self.put_back(observer).await?;
+                }
+                return Err(error);
+            }
         }
         self.keep(|state| state.step = Step::Changed).await?;
         self.observe(observer)
@@ -351,6 +357,15 @@ impl<'a> Run<'a> {
         evidence: String,
         observer: Observer<'_>,
     ) -> Result<Report, RestoreError> {
+        let back = self.put_back(observer).await?;
+        if !back && !self.state.keys.is_empty() {
+            return Err(RestoreError::NotUndone { evidence });
+        }
+        Err(RestoreError::NotProven { code, evidence })
+    }
+
+    /// Puts back what can be; whether the member's configuration is the old one.
+    async fn put_back(&mut self, observer: Observer<'_>) -> Result<bool, RestoreError> {
         if self.state.step != Step::Undoing {
             self.keep(|state| state.step = Step::Undoing).await?;
             self.observe(observer)?;
@@ -368,10 +383,7 @@ impl<'a> Run<'a> {
         }
         self.keep(|state| state.step = Step::Undone).await?;
         self.observe(observer)?;
-        if !back && !self.state.keys.is_empty() {
-            return Err(RestoreError::NotUndone { evidence });
-        }
-        Err(RestoreError::NotProven { code, evidence })
+        Ok(back)
     }
 
     /// Asks until the member accepts, and goes on to; what it last said if it does not in this time.

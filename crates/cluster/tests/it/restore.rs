@@ -74,6 +74,8 @@ pub struct Stage {
     pub obeys: Arc<AtomicBool>,
     /// Whether every other question is answered well, whatever it reads.
     alternates: Arc<AtomicBool>,
+    /// What it says when it refuses.
+    pub words: Arc<Mutex<&'static str>>,
     /// Whether it reads it only when its Deployment is restarted.
     pub lazy: Arc<AtomicBool>,
     pub planes: [Cluster; 2],
@@ -145,9 +147,10 @@ impl Stage {
                 }
             })
         };
-        let says = accepting.clone();
+        let words = Arc::new(Mutex::new("Unauthorized: token not found in cache"));
         let alternates = Arc::new(AtomicBool::new(false));
         let (alternating, asked) = (alternates.clone(), AtomicUsize::new(0));
+        let (says, said) = (accepting.clone(), words.clone());
         let server = Member::start(None, move |seen: &Seen| {
             if seen.header("authorization") != "Bearer of-the-host" {
                 return member::status(401, "Unauthorized", "Unauthorized: no");
@@ -160,11 +163,7 @@ impl Stage {
             if accepts {
                 member::answer(200, "application/json", "{}")
             } else {
-                member::status(
-                    401,
-                    "Unauthorized",
-                    "Unauthorized: token not found in cache",
-                )
+                member::status(401, "Unauthorized", *said.lock().unwrap())
             }
         })
         .await
@@ -207,6 +206,7 @@ impl Stage {
             accepting,
             obeys,
             alternates,
+            words,
             planes,
             _server: server,
             _reader: tokio_util::task::AbortOnDropHandle::new(reader),
