@@ -58,14 +58,8 @@ async fn what_another_host_told_a_member_is_peoples_to_take_away() {
     .await;
     for dry_run in [true, false] {
         let request = kah_cluster::restore::Request {
-            cluster: "m0".into(),
-            by: "controller".into(),
             dry_run,
-            proof: stage.caller(),
-            patience: Default::default(),
-            kubeconfig: None,
-            guard: kah_cluster::guard::AddressGuard::default(),
-            accept_ca: None,
+            ..kah_cluster::restore::Request::new("m0", "controller", stage.caller())
         };
         let mut observer = |_: &_| std::ops::ControlFlow::Continue(());
         let error = kah_cluster::restore::restore(&stage.host, &request, &mut observer)
