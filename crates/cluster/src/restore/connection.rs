@@ -206,6 +206,11 @@ impl Replacement {
             .map_err(failed("read the Cluster"))?
             .ok_or_else(|| RestoreError::Unknown(name.to_owned()))?;
         let new = Kubeconfig::read(kubeconfig).map_err(RestoreError::Kubeconfig)?;
+        // Whether what is brought is the cluster that joined is seen below; what answered before it was brought counts no more.
+        let conditions = object.data.pointer_mut("/status/conditions");
+        if let Some(conditions) = conditions.and_then(|it| it.as_array_mut()) {
+            conditions.retain(|condition| condition["type"] != kah_api::cluster::IDENTITY);
+        }
         let connection = &mut object.data["spec"]["connection"];
         connection["kubeconfig"] = STANDARD.encode(kubeconfig).into();
         if connection

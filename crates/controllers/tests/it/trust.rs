@@ -132,11 +132,11 @@ async fn t1_d1_a_stolen_member_opens_nothing_else() {
             && message.contains("kah cluster leave m0")
     })
     .await;
-    assert!(
-        events(&stage, "m0")
-            .await
-            .contains(&"SignatureInvalid".into())
-    );
+    eventually("an Event says so", async || {
+        let told = events(&stage, "m0").await;
+        told.contains(&"SignatureInvalid".to_owned())
+    })
+    .await;
     assert_eq!(uid(of_cluster(&stage, "m0").await), own);
     until("nothing is signed for it", || {
         let member = stage.host.registry.get("m0");
@@ -149,8 +149,32 @@ async fn t1_d1_a_stolen_member_opens_nothing_else() {
         let token = seen.header("authorization");
         assert!(!token.starts_with("Bearer") || audience(&token).is_none_or(|aud| aud == own));
     }
-    // When it is itself again, people get in again.
-    connect(&stage, "m0", 0, 0).await;
+    // Nothing is repaired on what is another cluster.
+    let request = kah_cluster::restore::Request::new("m0", "alice", stage.caller());
+    let mut observer = |_: &_| std::ops::ControlFlow::Continue(());
+    let error = kah_cluster::restore::restore(&stage.host, &request, &mut observer).await;
+    let words = error.unwrap_err().to_string();
+    assert!(words.contains("what answers is not the cluster"), "{words}");
+    // A kubeconfig of the cluster that joined is what it takes, and people get in again.
+    let request = kah_cluster::restore::Request {
+        kubeconfig: Some(
+            stage.members[0]
+                .plane
+                .admin_kubeconfig()
+                .as_bytes()
+                .to_vec(),
+        ),
+        guard: kah_cluster::guard::AddressGuard::new(&["127.0.0.0/8".parse().unwrap()]),
+        ..request
+    };
+    // The reconciler may write the Cluster at the same moment.
+    eventually("the connection is replaced", async || {
+        let mut observer = |_: &_| std::ops::ControlFlow::Continue(());
+        kah_cluster::restore::restore(&stage.host, &request, &mut observer)
+            .await
+            .is_ok()
+    })
+    .await;
     eventually("m0 is well again", async || {
         access(&stage, "m0").await.0 == "True"
     })
