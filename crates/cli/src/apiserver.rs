@@ -12,6 +12,7 @@ use clap::Args;
 use kah_api::config::ConfigError;
 use kah_cluster::{
     Host, Registry,
+    guard::AddressGuard,
     proof::Prover,
     tunnel::{TunnelLimits, Tunnels},
 };
@@ -124,8 +125,10 @@ async fn serve(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let signer = Arc::new(Signer::new(Arc::clone(&clock)));
     let tunnels = Tunnels::new(TunnelLimits::default(), connections.clone(), tasks.clone());
+    let guard = AddressGuard::new(&configuration.hub.allowed_addresses);
     let registry = Registry::over(
         Limits::default(),
+        Some(guard.clone()),
         tunnels,
         Arc::clone(&signer),
         connections.clone(),
@@ -245,6 +248,7 @@ async fn serve(
             let configuration = crate::process::configuration(text)?;
             callers.reload(&configuration);
             prover.reload(&configuration);
+            guard.reload(&configuration.hub.allowed_addresses);
             reloading.reload(Settings::from(&configuration));
             Ok::<(), ConfigError>(())
         };

@@ -12,6 +12,7 @@ use kah_api::{
 };
 use kah_cluster::{
     Host, Registry,
+    guard::AddressGuard,
     proof::Prover,
     tunnel::{TunnelLimits, Tunnels},
 };
@@ -107,17 +108,19 @@ async fn work(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
     let prover = Prover::new(&first, users.clone(), roles.clone(), clock.clone());
+    let guard = AddressGuard::new(&first.hub.allowed_addresses);
     let (changed, mut current) = watch::channel(first);
     let follower = Follower {
         path,
         interval: LOOK,
         current: text,
     };
-    let (proving, reload_stop) = (prover.clone(), stop.clone());
+    let (proving, guarding, reload_stop) = (prover.clone(), guard.clone(), stop.clone());
     tasks.spawn(async move {
         let apply = |text: &str| {
             let configuration = crate::process::configuration(text)?;
             proving.reload(&configuration);
+            guarding.reload(&configuration.hub.allowed_addresses);
             changed.send_replace(configuration);
             Ok::<(), ConfigError>(())
         };
@@ -144,12 +147,14 @@ async fn work(
         };
         let end = stop.child_token();
         let (client, prover, metrics) = (client.clone(), prover.clone(), metrics.clone());
+        let guard = guard.clone();
         let (users, roles, clock) = (users.clone(), roles.clone(), clock.clone());
         let name = name.clone();
         let led = leader.lead(&end, |end| async move {
             let work = Work {
                 name,
                 client,
+                guard,
                 prover,
                 users,
                 roles,
@@ -204,6 +209,7 @@ struct Work {
     /// Unlike that of any other process of the host.
     name: String,
     client: kube::Client,
+    guard: AddressGuard,
     prover: Prover,
     users: Arc<Users>,
     roles: Arc<GlobalRoles>,
@@ -224,6 +230,7 @@ impl Work {
         let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
         let registry = Registry::over(
             Limits::default(),
+            Some(self.guard),
             tunnels.clone(),
             Arc::clone(&signer),
             stop.clone(),

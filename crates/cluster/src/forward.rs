@@ -160,7 +160,7 @@ impl ForwardError {
             Self::Proxy { source, .. } => match source.kind() {
                 Kind::Request => StatusCode::BAD_REQUEST,
                 Kind::Timeout | Kind::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
-                Kind::Settings | Kind::Closed => StatusCode::SERVICE_UNAVAILABLE,
+                Kind::Settings | Kind::NotAllowed | Kind::Closed => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::BAD_GATEWAY,
             },
             Self::Identity { .. } => StatusCode::UNAUTHORIZED,

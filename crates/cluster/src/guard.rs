@@ -3,8 +3,8 @@
 //! A kubeconfig names any address. Those of this machine, of its link and of the cloud's metadata are no clusters, and answer whoever runs here with
 //! what callers must not see. The configuration may allow them: `hub.allowedAddresses`.
 //!
-//! What is checked is what the name means at that moment. Whoever holds the name may let it mean something else later; every use after joining needs
-//! the credential that was stored with it.
+//! Before a join what the name means then is checked, for an answer in words. Whoever holds the name may let it mean something else later, and not
+//! every Cluster comes by a join: so each connection to a member asks again ([`Allow`]).
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -12,8 +12,9 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use kah_api::network::Network;
-use kah_net::Address;
+use kah_net::{Address, Allow, BoxError};
 
 /// For the name's resolution.
 const RESOLVE: Duration = Duration::from_secs(5);
@@ -44,10 +45,10 @@ pub enum GuardError {
     NotResolved(String),
 }
 
-/// The addresses that may be asked.
+/// The addresses that may be asked. Clones share what is allowed.
 #[derive(Debug, Clone, Default)]
 pub struct AddressGuard {
-    allowed: Arc<[Network]>,
+    allowed: Arc<ArcSwap<Vec<Network>>>,
 }
 
 impl AddressGuard {
@@ -55,8 +56,13 @@ impl AddressGuard {
     #[must_use]
     pub fn new(allowed: &[Network]) -> Self {
         Self {
-            allowed: allowed.into(),
+            allowed: Arc::new(ArcSwap::from_pointee(allowed.to_vec())),
         }
+    }
+
+    /// From now on these ranges are allowed, for connections that are opened from now on.
+    pub fn reload(&self, allowed: &[Network]) {
+        self.allowed.store(Arc::new(allowed.to_vec()));
     }
 
     /// Resolves the address, and gives what it means now if all of that may be asked.
@@ -90,7 +96,7 @@ impl AddressGuard {
     }
 
     fn judge(&self, host: &str, ip: IpAddr) -> Result<(), GuardError> {
-        if self.allowed.iter().any(|range| range.contains(ip)) {
+        if self.allowed.load().iter().any(|range| range.contains(ip)) {
             return Ok(());
         }
         match kind(ip) {
@@ -101,6 +107,12 @@ impl AddressGuard {
                 what,
             }),
         }
+    }
+}
+
+impl Allow for AddressGuard {
+    fn check(&self, host: &str, ip: IpAddr) -> Result<(), BoxError> {
+        Ok(self.judge(host, ip)?)
     }
 }
 

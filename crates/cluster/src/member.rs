@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kah_api::cluster::{HOST_LABEL, Trust};
 use kah_iam::Signer;
-use kah_net::{Address, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
+use kah_net::{Address, Allow, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
 use serde::Deserialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Kubeconfig, SettingsError,
     doctor::Expiry,
+    guard::AddressGuard,
     probe::Proven,
     tunnel::{Target, Tunnels},
 };
@@ -74,6 +75,7 @@ pub struct Member {
     pub(crate) proven: Arc<Proven>,
     pub(crate) trust: Trust,
     pub(crate) signer: Arc<Signer>,
+    guard: Option<Arc<AddressGuard>>,
 }
 
 impl Member {
@@ -164,6 +166,11 @@ impl Member {
         }
     }
 
+    /// At which addresses it may be asked; `None` lets any.
+    pub(crate) fn allow(&self) -> Option<Arc<dyn Allow>> {
+        allow(self.guard.as_ref())
+    }
+
     /// The stored kubeconfig, as it was written.
     pub(crate) fn stored_yaml(&self) -> Result<Vec<u8>, SettingsError> {
         self.connection.yaml()
@@ -196,6 +203,8 @@ impl Member {
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
+    /// Which addresses may be asked; `None` asks any.
+    pub(crate) guard: Option<Arc<AddressGuard>>,
     pub(crate) gauges: Arc<Gauges>,
     pub(crate) tunnels: Tunnels,
     pub(crate) stop: CancellationToken,
@@ -324,6 +333,7 @@ pub(crate) fn member(
         proven,
         trust: spec.trust,
         signer: shared.signer.clone(),
+        guard: shared.guard.clone(),
         kubernetes,
         name,
         uid,
@@ -432,6 +442,7 @@ fn endpoint(field: &'static str, url: &str) -> Result<Address, SettingsError> {
 
 fn settings(address: Address, tls: TlsSettings, shared: &Shared) -> UpstreamSettings {
     UpstreamSettings {
+        allow: allow(shared.guard.as_ref()),
         tls,
         limits: shared.limits,
         stop: shared.stop.clone(),
@@ -439,6 +450,10 @@ fn settings(address: Address, tls: TlsSettings, shared: &Shared) -> UpstreamSett
         gauges: shared.gauges.clone(),
         ..UpstreamSettings::new(address)
     }
+}
+
+fn allow(guard: Option<&Arc<AddressGuard>>) -> Option<Arc<dyn Allow>> {
+    guard.map(|guard| Arc::clone(guard) as Arc<dyn Allow>)
 }
 
 fn upstream(settings: UpstreamSettings) -> Result<Upstream, SettingsError> {

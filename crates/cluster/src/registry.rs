@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    guard::AddressGuard,
     host::clusters,
     member::{Member, Shared, member},
     retry::{Pauses, Retry},
@@ -38,18 +39,21 @@ struct Inner {
 }
 
 impl Registry {
-    /// An empty registry, by the machine's clock. `stop` ends every connection to every member; `tasks` owns the tasks that drive them.
+    /// An empty registry that asks any address, by the machine's clock. `stop` ends every connection to every member; `tasks` owns the tasks that drive them.
     #[must_use]
     pub fn new(limits: Limits, stop: CancellationToken, tasks: TaskTracker) -> Self {
         let clock = Arc::new(SystemClock::default());
         let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
-        Self::over(limits, tunnels, Arc::new(Signer::new(clock)), stop, tasks)
+        let signer = Arc::new(Signer::new(clock));
+        Self::over(limits, None, tunnels, signer, stop, tasks)
     }
 
-    /// An empty registry over these tunnels, with the one who mints tokens for federated members.
+    /// An empty registry over these tunnels, with the one who mints tokens for federated members. Whoever wrote a Cluster, and by what way, its
+    /// member is asked only at addresses that `guard` allows; without one, at any.
     #[must_use]
     pub fn over(
         limits: Limits,
+        guard: Option<AddressGuard>,
         tunnels: Tunnels,
         signer: Arc<Signer>,
         stop: CancellationToken,
@@ -57,6 +61,7 @@ impl Registry {
     ) -> Self {
         let shared = Shared {
             limits,
+            guard: guard.map(Arc::new),
             gauges: Arc::new(Gauges::default()),
             tunnels,
             stop,

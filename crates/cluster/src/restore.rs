@@ -40,6 +40,8 @@ pub struct Patience {
     pub restarted: Duration,
     /// Between two looks.
     pub look: Duration,
+    /// How long another run's state has to stand still before it is taken over. A run renews its own five times as often.
+    pub stale: Duration,
 }
 
 impl Default for Patience {
@@ -48,6 +50,7 @@ impl Default for Patience {
             live: Duration::from_secs(4),
             restarted: Duration::from_secs(90),
             look: Duration::from_millis(250),
+            stale: STALE.unsigned_abs(),
         }
     }
 }
@@ -61,10 +64,14 @@ pub struct Request {
     pub by: String,
     /// Only the plan.
     pub dry_run: bool,
+    /// What somebody has agreed to: [`Action::what`] of each action of a plan. Where something else is to be done by now, nothing is.
+    pub agreed: Option<Vec<String>>,
     /// A token of the host, by which access is proven over the real route.
     pub proof: CallerCredential,
     /// Time limits.
     pub patience: Patience,
+    /// Whether a stored credential that ends soon may be replaced by one of the host's own.
+    pub renew: bool,
     /// A kubeconfig of the member, YAML, to take the place of the stored one.
     pub kubeconfig: Option<Vec<u8>>,
     /// Which addresses that kubeconfig may name, where it is not the one that is stored.
@@ -81,8 +88,10 @@ impl Request {
             cluster: cluster.to_owned(),
             by: by.to_owned(),
             dry_run: false,
+            agreed: None,
             proof,
             patience: Patience::default(),
+            renew: true,
             kubeconfig: None,
             guard: AddressGuard::default(),
             accept_ca: None,
@@ -209,6 +218,22 @@ async fn restore_for(
         .ok_or_else(|| RestoreError::Unknown(name.clone()))?;
     if member.is_host() {
         return Err(RestoreError::IsHost(name.clone()));
+    }
+    if let Some(agreed) = request.agreed.as_ref().filter(|_| !request.dry_run) {
+        let again = Request {
+            dry_run: true,
+            agreed: None,
+            ..request.clone()
+        };
+        let planned = Box::pin(restore_for(host, &again, trust, observer)).await?;
+        if planned.outcome == Outcome::NothingToDo {
+            return Ok(planned);
+        }
+        let now: Vec<&String> = planned.actions.iter().map(|action| &action.what).collect();
+        if !now.iter().copied().eq(agreed) {
+            let now = now.iter().map(|what| what.as_str()).collect::<Vec<_>>();
+            return Err(RestoreError::Otherwise(now.join(", ")));
+        }
     }
     let connected = connection::mend(host, &member, request).await?;
     let on_member = OnMember::new(

@@ -32,6 +32,8 @@ pub const BY: &str = "controller";
 /// Tries within [`WINDOW`] at most.
 const MOST: usize = 3;
 const WINDOW: SignedDuration = SignedDuration::from_hours(1);
+/// Tries within [`DAY`] at most: a member that always says what a restore cures must not have its ks-apiserver restarted for ever.
+const MOST_A_DAY: usize = 8;
 /// How long tries are remembered.
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// Between the first try and the second, and so on.
@@ -92,10 +94,18 @@ fn decide(case: &Case, now: Timestamp) -> Next {
             .get(recent.len() - 1)
             .and_then(|pause| last.checked_add(*pause).ok()),
     };
+    let free = free.max(after_a_full_day(&case.tries, now));
     match free {
         Some(free) if free > now => Next::Wait(Some(free)),
         _ => Next::Repair(code),
     }
+}
+
+/// When there may be another one, where there were as many as there may be in a day.
+fn after_a_full_day(tries: &[Timestamp], now: Timestamp) -> Option<Timestamp> {
+    let of_day = recent(tries, now, DAY);
+    let first = of_day.len().checked_sub(MOST_A_DAY)?;
+    of_day.get(first)?.checked_add(DAY).ok()
 }
 
 fn recent(tries: &[Timestamp], now: Timestamp, window: SignedDuration) -> Vec<Timestamp> {
@@ -214,17 +224,22 @@ async fn attempt(
         tell_event(&host.client, seen, news, host.clock.now())
     };
     if let Some(code) = code {
-        let Some(number) = write_down(host, name, seen)
+        let Some((number, of_day)) = write_down(host, name, seen)
             .await
             .map_err(NotTried::Write)?
         else {
             return Ok(());
         };
-        let message =
-            format!("Restoring access because of {code}: try {number} of {MOST} within an hour.");
+        let message = format!(
+            "Restoring access because of {code}: try {number} of {MOST} within an hour, {of_day} of {MOST_A_DAY} within a day."
+        );
         tell(false, "RestoringAccess", message).await;
     }
-    let request = restore::Request::new(name, BY, proof);
+    let request = restore::Request {
+        // What somebody else began says nothing of the credential.
+        renew: code.is_some(),
+        ..restore::Request::new(name, BY, proof)
+    };
     let mut observer = |state: &State| {
         tracing::info!(cluster = name, step = ?state.step, keys = ?state.keys, "restore access");
         ControlFlow::Continue(())
@@ -279,17 +294,20 @@ fn told(report: &Report) -> String {
     format!("Access is restored: {what}{restarted}.")
 }
 
-/// Adds a try to those in the Cluster object, against the version that was decided upon; its number within the hour, or `None` where the object has
+/// Adds a try to those in the Cluster object, against the version that was decided upon; its number within the hour and within the day, or `None` where the object has
 /// changed meanwhile.
 async fn write_down(
     host: &Host,
     name: &str,
     seen: &DynamicObject,
-) -> Result<Option<usize>, kube::Error> {
+) -> Result<Option<(usize, usize)>, kube::Error> {
     let now = host.clock.now();
     let mut tries = recent(&Case::of(seen).tries, now, DAY);
     tries.push(now);
-    let number = recent(&tries, now, WINDOW).len();
+    let number = (
+        recent(&tries, now, WINDOW).len(),
+        recent(&tries, now, DAY).len(),
+    );
     let text = serde_json::to_string(&Tries { tries }).map_err(kube::Error::SerdeError)?;
     let patch = json!({"metadata": {
         "resourceVersion": seen.metadata.resource_version,
@@ -388,6 +406,18 @@ mod tests {
                 tried(&[0, 60, 360]),
                 361,
                 Next::Wait(Some(at(hour))),
+            ),
+            (
+                "enough for a day",
+                tried(&[0, 2, 4, 6, 8, 10, 12, 14].map(|hours| hours * hour)),
+                16 * hour,
+                Next::Wait(Some(at(24 * hour))),
+            ),
+            (
+                "the next day",
+                tried(&[0, 2, 4, 6, 8, 10, 12, 14].map(|hours| hours * hour)),
+                24 * hour,
+                Next::Repair(CODE),
             ),
             // Two of the three are recent still, and the last is long enough ago.
             (

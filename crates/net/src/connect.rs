@@ -1,8 +1,10 @@
 //! From an address to a connection, with a typed reason when there is none.
 
 use std::{
+    fmt,
     future::Future,
     io,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -98,12 +100,23 @@ impl std::fmt::Display for Address {
     }
 }
 
+/// Says which of the addresses that a name means may be asked. It is asked anew for each connection, of the very address that is then dialled: whoever
+/// holds a name may let it mean something else at any time.
+pub trait Allow: fmt::Debug + Send + Sync {
+    /// Nothing where `ip`, which `host` means or is, may be asked.
+    ///
+    /// # Errors
+    /// A text for people.
+    fn check(&self, host: &str, ip: IpAddr) -> Result<(), BoxError>;
+}
+
 /// Opens connections to one address, whatever URL it is asked for.
 #[derive(Clone)]
 pub(crate) struct Connector {
     pub(crate) address: Arc<Address>,
     /// Makes the connections in the place of TCP.
     pub(crate) dial: Option<Arc<dyn Dial>>,
+    pub(crate) allow: Option<Arc<dyn Allow>>,
     pub(crate) name: Arc<str>,
     pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     pub(crate) limits: Limits,
@@ -169,19 +182,29 @@ impl Connector {
     }
 
     async fn tcp(&self) -> Result<TcpStream, ProxyError> {
-        let tcp = tcp(&self.address, &self.name).await?;
+        let tcp = tcp(&self.address, &self.name, self.allow.as_deref()).await?;
         keep_alive(&tcp, self.limits.keep_alive);
         Ok(tcp)
     }
 }
 
 /// TCP to the first of the host's addresses that accepts.
-pub(crate) async fn tcp(address: &Address, name: &Arc<str>) -> Result<TcpStream, ProxyError> {
+pub(crate) async fn tcp(
+    address: &Address,
+    name: &Arc<str>,
+    allow: Option<&dyn Allow>,
+) -> Result<TcpStream, ProxyError> {
+    let host = address.host.as_str();
     let addresses = tokio::net::lookup_host((address.host.as_str(), address.port))
         .await
         .map_err(|error| ProxyError::because(Kind::NameNotResolved, name, error))?;
     let mut last = None;
     for address in addresses {
+        if let Some(allow) = allow {
+            allow
+                .check(host, address.ip())
+                .map_err(|error| ProxyError::new(Kind::NotAllowed, name, Some(error)))?;
+        }
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 let _ = stream.set_nodelay(true);

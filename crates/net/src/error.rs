@@ -24,6 +24,8 @@ pub enum Kind {
     Tls,
     /// The peer does not accept the client certificate that we presented.
     CertificateRefused,
+    /// The address is one that [`Allow`](crate::Allow) refuses. Nothing was sent.
+    NotAllowed,
     /// No connection within the time limit.
     ConnectTimeout,
     /// Connected, but no answer within the time limit.
@@ -71,6 +73,7 @@ impl Kind {
             Self::TlsName => "its certificate is for another name",
             Self::Tls => "the TLS handshake failed",
             Self::CertificateRefused => "it refused our client certificate",
+            Self::NotAllowed => "its address may not be asked",
             Self::ConnectTimeout => "it did not accept a connection in time",
             Self::Timeout => "it did not answer in time",
             Self::Reset => "it closed the connection before its answer was complete",

@@ -22,7 +22,7 @@ mod upgrade;
 mod upstream;
 
 pub use body::{Body, BoxError, empty, full};
-pub use connect::Address;
+pub use connect::{Address, Allow};
 pub use dial::{Dial, DialError, Dialling, Duplex};
 pub use error::{Kind, ProxyError};
 pub use gauge::{Gauges, Open};

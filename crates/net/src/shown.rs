@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
-use crate::{Address, Kind, Limits, ProxyError, TlsSettings, Verify, connect::Connector};
+use crate::{Address, Allow, Kind, Limits, ProxyError, TlsSettings, Verify, connect::Connector};
 
 /// The certificates that the server at this address shows, its own first, DER. Nothing is sent to it and nothing is believed: they are for people
 /// to compare.
@@ -15,6 +15,7 @@ pub async fn shown_certificates(
     address: &Address,
     server_name: Option<&str>,
     limits: Limits,
+    allow: Option<Arc<dyn Allow>>,
 ) -> Result<Vec<Vec<u8>>, ProxyError> {
     let name: Arc<str> = address.to_string().into();
     let settings = |error| ProxyError::because(Kind::Settings, &name, error);
@@ -29,6 +30,7 @@ pub async fn shown_certificates(
         address: Arc::new(address.clone()),
         name: name.clone(),
         dial: None,
+        allow,
         tls: Some((configs.http1, server)),
         limits,
         gauges: Arc::default(),

@@ -21,7 +21,7 @@ use rustls::pki_types::ServerName;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Address, Body, BoxError, Dial, Gauges, Kind, Open, ProxyError, TlsSettings,
+    Address, Allow, Body, BoxError, Dial, Gauges, Kind, Open, ProxyError, TlsSettings,
     body::{Inbound, Outbound, closed},
     connect::Connector,
     gauge::Counted,
@@ -99,6 +99,8 @@ pub struct UpstreamSettings {
     pub address: Address,
     /// Makes the connections, where TCP to the address does not; the address then names the upstream and stands in `Host`.
     pub dial: Option<Arc<dyn Dial>>,
+    /// Which addresses may be connected to by TCP; `None` lets all.
+    pub allow: Option<Arc<dyn Allow>>,
     /// How it is verified; not used where the address speaks no TLS.
     pub tls: TlsSettings,
     /// What we show it on every request.
@@ -120,6 +122,7 @@ impl UpstreamSettings {
         Self {
             address,
             dial: None,
+            allow: None,
             tls: TlsSettings::default(),
             credential: None,
             limits: Limits::default(),
@@ -244,6 +247,7 @@ impl Upstream {
         let UpstreamSettings {
             address,
             dial,
+            allow,
             tls,
             credential,
             limits,
@@ -259,6 +263,7 @@ impl Upstream {
         let either = Connector {
             address: Arc::new(address),
             dial,
+            allow,
             name: name.clone(),
             tls: None,
             limits,

@@ -100,7 +100,7 @@ fn way(evidence: &Evidence) -> [Stage; 3] {
 fn place(kind: Kind) -> usize {
     match kind {
         Kind::NameNotResolved => 0,
-        Kind::Unreachable | Kind::ConnectTimeout => 1,
+        Kind::Unreachable | Kind::NotAllowed | Kind::ConnectTimeout => 1,
         Kind::Tls | Kind::TlsExpired | Kind::TlsName | Kind::TlsUntrusted => 2,
         // It was reached, and did not answer as it should.
         _ => 3,

@@ -93,7 +93,7 @@ pub(super) async fn shown(member: &Member) -> Result<Authority, RestoreError> {
     let unknown = |evidence: String| RestoreError::AuthorityUnknown { evidence };
     let (kubeconfig, address) = member.stored().map_err(RestoreError::Settings)?;
     let name = kubeconfig.tls.server_name.as_deref();
-    let chain = kah_net::shown_certificates(&address, name, Limits::default());
+    let chain = kah_net::shown_certificates(&address, name, Limits::default(), member.allow());
     let chain = tokio::time::timeout(ANSWER, chain)
         .await
         .map_err(|_| unknown("it did not answer in time".into()))?
@@ -113,6 +113,7 @@ pub(super) async fn shown(member: &Member) -> Result<Authority, RestoreError> {
             verify: Verify::Nothing,
             ..kubeconfig.tls.clone()
         },
+        allow: member.allow(),
         ..UpstreamSettings::new(address)
     };
     let upstream = Upstream::new(settings).map_err(|error| unknown(error.root_cause()))?;

@@ -48,7 +48,9 @@ pub(super) async fn mend(
         }
         return Ok(connected);
     }
-    if let Some(words) = rejected_beside(member, request).await {
+    if request.renew
+        && let Some(words) = rejected_beside(member, request).await
+    {
         // The stored credential opens nothing any more, but the caller's own does.
         connected.code = Some(AccessCode::CredentialRejected);
         connected.evidence.clone_from(&words);
@@ -71,7 +73,8 @@ pub(super) async fn mend(
         return Ok(connected);
     }
     let now = host.clock.now();
-    if let Some(expiry) = member.credential().filter(|expiry| expiry.is_soon(now))
+    if request.renew
+        && let Some(expiry) = member.credential().filter(|expiry| expiry.is_soon(now))
         && expiry.left(now).is_positive()
     {
         connected.code = Some(AccessCode::CredentialExpiring);

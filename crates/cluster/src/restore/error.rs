@@ -121,6 +121,9 @@ pub enum RestoreError {
         /// Where it stands.
         step: Step,
     },
+    /// Something else is to be done by now than what was agreed to.
+    #[error("what is to be done has changed since it was agreed to; it is now: {0}")]
+    Otherwise(String),
     /// It is nothing that a change on the member could cure.
     #[error("this cannot be repaired from here: {evidence}")]
     NotRepairable {
@@ -154,6 +157,11 @@ impl RestoreError {
     /// Whether somebody else wrote first.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 409))
+    }
+
+    /// Whether a kube-apiserver has said no, so that nothing was written.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if (400..500).contains(&status.code)))
     }
 
     /// Whether it stays so until people change something, whoever tries again.

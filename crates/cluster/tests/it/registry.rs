@@ -1,5 +1,14 @@
-use kah_cluster::{ForwardError, Readiness, Route};
+use std::sync::Arc;
+
+use kah_cluster::{
+    AccessCode, ForwardError, Readiness, Registry, Route,
+    guard::AddressGuard,
+    tunnel::{TunnelLimits, Tunnels},
+};
+use kah_iam::{Signer, SystemClock};
+use kah_net::Limits;
 use serde_json::json;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     cluster, get, hop,
@@ -119,4 +128,55 @@ async fn another_connection_leaves_what_goes_on_alone() {
     until("the new address is used", || second.seen().len() == 1).await;
     waiting.abort();
     until("the old connection is gone", || first.connections() == 0).await;
+}
+
+/// However a Cluster came to be written: what its names mean is judged at each connection.
+#[tokio::test]
+async fn s1_a_cluster_is_asked_only_at_addresses_that_are_allowed() {
+    let member = Member::start(None, |_| Reply::Stall).await.expect("member");
+    let named = member.url().replace("127.0.0.1", "localhost");
+    let (guard, stop, tasks) = (
+        AddressGuard::default(),
+        CancellationToken::new(),
+        TaskTracker::new(),
+    );
+    let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
+    let signer = Arc::new(Signer::new(Arc::new(SystemClock::default())));
+    let limits = Limits::default();
+    let registry = Registry::over(limits, Some(guard.clone()), tunnels, signer, stop, tasks);
+    let connections = [
+        straight(&member.url()),
+        straight(&named),
+        proxied(&member.url()),
+        proxied(&named),
+        json!({ "type": "proxy", "kubesphereAPIEndpoint": named }),
+        straight("http://169.254.169.254"),
+        straight("http://2130706433"),
+        straight("http://[::ffff:169.254.169.254]"),
+    ];
+    for connection in connections {
+        registry.replace(vec![cluster("a", "1", connection.clone())]);
+        let found = registry.get("a").expect("a");
+        let error = found.forward(get(), hop("/x")).await.expect_err("refused");
+        assert_eq!(error.code(), Some(AccessCode::MemberUnreachable));
+        assert_eq!(error.status(), 503, "{connection}");
+        let words = kah_cluster::with_causes(&error);
+        assert!(words.contains("hub.allowedAddresses"), "{words}");
+        let client = found.kubernetes();
+        if let Ok(client) = client {
+            client.apiserver_version().await.expect_err("refused");
+        }
+    }
+    assert_eq!(member.opened(), 0);
+
+    // What the configuration allows from now on is asked from now on.
+    registry.replace(vec![cluster("a", "1", straight(&named))]);
+    guard.reload(&[
+        "127.0.0.0/8".parse().expect("range"),
+        "::1".parse().expect("address"),
+    ]);
+    let found = registry.get("a").expect("a");
+    let asking = tokio::spawn(async move { found.forward(get(), hop("/x")).await.err() });
+    until("it arrives", || member.seen().len() == 1).await;
+    asking.abort();
 }

@@ -84,6 +84,7 @@ impl Replica {
         let signer = Arc::new(kah_iam::Signer::new(clock()));
         let registry = Registry::over(
             Limits::default(),
+            None,
             tunnels,
             signer,
             stop.clone(),

@@ -25,6 +25,8 @@ use crate::{
 struct Wanted {
     /// Only the plan.
     dry_run: bool,
+    /// What was agreed to: `what` of each action of the plan. If something else is to be done by now the answer is 409.
+    agreed: Option<Vec<String>>,
     /// A kubeconfig to take the place of the stored one: YAML, in base64. Secret.
     kubeconfig: Option<String>,
     /// The SHA-256 fingerprint of the member's new authority.
@@ -55,6 +57,7 @@ impl Inner {
         };
         let request = Request {
             dry_run: wanted.dry_run,
+            agreed: wanted.agreed,
             kubeconfig,
             guard: arrived.settings.guard.clone(),
             accept_ca: wanted.accept_ca,
@@ -101,7 +104,7 @@ pub(super) fn refusal(error: &RestoreError) -> Status {
     let (code, reason) = match error {
         RestoreError::Unknown(_) => (404, "NotFound"),
         RestoreError::IsHost(_) => (400, "BadRequest"),
-        RestoreError::Busy { .. } => (409, "Conflict"),
+        RestoreError::Busy { .. } | RestoreError::Otherwise(_) => (409, "Conflict"),
         RestoreError::ActsAsHost
         | RestoreError::NotRepairable { .. }
         | RestoreError::NoSecret

@@ -104,7 +104,7 @@ async fn dial(settings: &ConnectSettings, name: &Arc<str>) -> Result<Box<dyn Dup
         .build()
         .map_err(because)?;
     let Some(proxy) = settings.proxies.matcher().intercept(&target) else {
-        return Ok(Box::new(tcp(address, name).await?));
+        return Ok(Box::new(tcp(address, name, None).await?));
     };
     let named = proxy.uri().to_string();
     let proxy_address =
@@ -118,7 +118,7 @@ async fn dial(settings: &ConnectSettings, name: &Arc<str>) -> Result<Box<dyn Dup
         let through = Arc::clone(&through);
         service_fn(move |_: Uri| {
             let (address, through) = (proxy_address.clone(), Arc::clone(&through));
-            async move { tcp(&address, &through).await.map(TokioIo::new) }
+            async move { tcp(&address, &through, None).await.map(TokioIo::new) }
         })
     };
     let mut tunnel = Tunnel::new(proxy.uri().clone(), to_proxy);

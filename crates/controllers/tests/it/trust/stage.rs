@@ -244,6 +244,7 @@ impl Stage {
         let tunnels = Tunnels::new(TunnelLimits::default(), stop.clone(), tasks.clone());
         let registry = Registry::over(
             Limits::default(),
+            None,
             tunnels,
             signer.clone(),
             stop.clone(),
@@ -306,6 +307,7 @@ impl Stage {
                     live: Duration::from_secs(2),
                     restarted: Duration::from_millis(300),
                     look: Duration::from_millis(10),
+                    stale: Duration::from_secs(5),
                 },
             },
         }
