@@ -490,7 +490,9 @@ async fn find(work: &Work, is_host: bool, accepted: bool) -> Done {
             with_causes(&error)
         );
     }
-    if let Err(error) = granted::tell(&work.host, &work.name, &found.granted).await {
+    if let Some(granted) = &found.granted
+        && let Err(error) = granted::tell(&work.host, &work.name, granted).await
+    {
         tracing::warn!(cluster = work.name, %error, "tell users their clusters");
     }
     Done::Found(Some(found))
