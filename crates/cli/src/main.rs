@@ -15,6 +15,7 @@ mod login;
 mod membership;
 mod output;
 mod process;
+mod progress;
 mod restore_access;
 mod trust;
 mod up;

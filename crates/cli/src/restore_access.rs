@@ -1,6 +1,6 @@
 //! `kah restore-access`: what is wrong, what would change, and, after a yes, the change.
 
-use std::path::PathBuf;
+use std::{convert::Infallible, path::PathBuf, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -8,6 +8,10 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::hub::{Answer, Hub, Next};
 use crate::output::{self, Format};
+use crate::progress::Progress;
+
+/// Between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What was typed.
 pub struct Options {
@@ -46,13 +50,16 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     if let Some(fingerprint) = &options.accept_ca {
         wanted["acceptCa"] = fingerprint.as_str().into();
     }
-    let ask = async |dry_run: bool| {
+    let ask = async |agreed: Option<Vec<&str>>| {
         let mut body = wanted.clone();
-        body["dryRun"] = dry_run.into();
+        body["dryRun"] = agreed.is_none().into();
+        if let Some(agreed) = agreed {
+            body["agreed"] = agreed.into();
+        }
         let answer = hub.post(&path, &body).await?;
         understand(&options.cluster, &answer)
     };
-    let planned = ask(true).await?;
+    let planned = ask(None).await?;
     if options.dry_run || text(&planned, "outcome") == "NothingToDo" {
         return print(&planned, options.format);
     }
@@ -65,11 +72,40 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
             return Ok(());
         }
     }
-    if options.format == Format::Table {
-        output::talk(&format!("Restoring access to {} …", options.cluster));
+    let done = if options.format == Format::Table {
+        tokio::select! {
+            done = ask(Some(whats(&planned))) => done,
+            never = follow(&hub, &options.cluster) => match never {},
+        }
+    } else {
+        ask(Some(whats(&planned))).await
+    };
+    print(&done?, options.format)
+}
+
+/// Shows how far the restore is, as the Cluster object says it, until it is dropped.
+async fn follow(hub: &Hub, cluster: &str) -> Infallible {
+    let path = format!("/apis/cluster.kubesphere.io/v1alpha1/clusters/{cluster}");
+    let mut progress = Progress::begin(&format!("Restoring access to {cluster}"));
+    loop {
+        // Whatever cannot be read is not shown.
+        let object = hub.read::<Value>(&path).await.unwrap_or_default();
+        progress.step(step(&object).unwrap_or_default());
+        tokio::time::sleep(LOOK).await;
     }
-    let done = ask(false).await?;
-    print(&done, options.format)
+}
+
+/// Where the restore of this Cluster object stands, in words; `None` where none goes on.
+fn step(object: &Value) -> Option<&'static str> {
+    let state = object.pointer("/metadata/annotations/hub.kubeaihub.io~1restore")?;
+    let state: Value = serde_json::from_str(state.as_str()?).ok()?;
+    match text(&state, "step") {
+        "Planned" => Some("changing the configuration"),
+        "Changed" => Some("waiting for ks-apiserver to read it"),
+        "Restarted" => Some("ks-apiserver restarts"),
+        "Undoing" => Some("it did not help; everything is put back"),
+        _ => None,
+    }
 }
 
 fn understand(cluster: &str, answer: &Answer) -> Result<Value, Failure> {
@@ -92,6 +128,13 @@ fn text<'a>(report: &'a Value, field: &str) -> &'a str {
 
 fn flag(report: &Value, field: &str) -> bool {
     report.get(field).and_then(Value::as_bool) == Some(true)
+}
+
+/// What the plan does.
+fn whats(report: &Value) -> Vec<&str> {
+    let actions = report.get("actions").and_then(Value::as_array);
+    let actions = actions.into_iter().flatten();
+    actions.map(|action| text(action, "what")).collect()
 }
 
 /// The plan, a line each.
@@ -158,6 +201,17 @@ mod tests {
         assert_eq!(lines.first().unwrap(), "TokenNotInCache: 401: x");
         assert!(lines.contains(&"  - 2h0m0s".to_owned()) && lines.contains(&"  + 0".to_owned()));
         assert!(lines.iter().any(|line| line.contains("restarted if")));
+    }
+
+    #[test]
+    fn how_far_it_is_stands_in_the_cluster() {
+        let object = |step: &str| {
+            let state = json!({"id": "1", "step": step}).to_string();
+            json!({"metadata": {"annotations": {"hub.kubeaihub.io/restore": state}}})
+        };
+        assert_eq!(step(&object("Restarted")), Some("ks-apiserver restarts"));
+        assert_eq!(step(&object("Restored")), None);
+        assert_eq!(step(&json!({"metadata": {}})), None);
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
     if code == AccessCode::SignatureInvalid && AccessCode::is_about_keys(evidence) {
         return untold(cluster, evidence);
     }
+    if code == AccessCode::CredentialRejected && evidence.contains(FELT_BY_NOBODY) {
+        return rejected_beside(cluster, evidence);
+    }
     let repair = repair(cluster, code, evidence);
     Finding {
         cluster: cluster.to_owned(),
@@ -76,19 +79,27 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
     }
 }
 
+/// Whether `kah restore-access` may repair this cause, as this evidence tells it, and nobody has to bring anything.
+#[must_use]
+pub fn is_repaired_alone(code: AccessCode, evidence: &str) -> bool {
+    repair("", code, evidence).is_some_and(|command| !command.contains("--"))
+}
+
 /// The command that may repair this cause; `None` where only people at the member can.
 fn repair(cluster: &str, code: AccessCode, evidence: &str) -> Option<String> {
     let command = format!("kah restore-access {cluster}");
     match code {
+        AccessCode::WrongRole => (!evidence.contains(SERVES_MEMBERS)).then_some(command),
         AccessCode::TokenNotInCache
         | AccessCode::SignatureInvalid
-        | AccessCode::WrongRole
         | AccessCode::UserMissing
         | AccessCode::UserDisabled
         | AccessCode::CredentialExpiring => Some(command),
         AccessCode::MemberNotReady => evidence.contains(NO_REPLICAS).then_some(command),
         // What people have to bring: an authority they know, or a credential.
         AccessCode::TLSUntrusted => Some(format!("{command} --accept-ca FINGERPRINT")),
+        // Whoever the member lets in may have it issue another one.
+        AccessCode::CredentialRejected if evidence.contains(FELT_BY_NOBODY) => Some(command),
         AccessCode::CredentialRejected => Some(format!("{command} --kubeconfig FILE")),
         _ => None,
     }
@@ -96,6 +107,10 @@ fn repair(cluster: &str, code: AccessCode, evidence: &str) -> Option<String> {
 
 /// How a Deployment that was stopped is told.
 const NO_REPLICAS: &str = "0 of 0 replicas";
+/// How a fault of the kube-apiserver is told that callers do not feel.
+const FELT_BY_NOBODY: &str = "callers get through";
+/// How a member is told that is a host of others: what it is to be is for people to decide.
+const SERVES_MEMBERS: &str = "it serves members of its own";
 
 /// What was found about one member: as the host answers, and as reconcilers may keep.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -158,5 +173,23 @@ fn untold(cluster: &str, evidence: &str) -> Finding {
         commands: vec![format!("kah restore-access {cluster}")],
         repairable: true,
         repair: Some(format!("kah restore-access {cluster}")),
+    }
+}
+
+/// A stored credential that is rejected, by which nobody comes to the member.
+fn rejected_beside(cluster: &str, evidence: &str) -> Finding {
+    let code = AccessCode::CredentialRejected;
+    let repair = repair(cluster, code, evidence);
+    Finding {
+        cluster: cluster.to_owned(),
+        code,
+        severity: code.severity(),
+        evidence: evidence.to_owned(),
+        consequence: "The member's kube-apiserver rejects the credential that the host stores for it, so the host itself can do nothing there: nothing is propagated, and lost access could not be restored."
+            .to_owned(),
+        remedy: format!("Have the member issue another one with `kah restore-access {cluster}`, or store a current kubeconfig."),
+        commands: repair.iter().cloned().collect(),
+        repairable: repair.is_some(),
+        repair,
     }
 }

@@ -1,4 +1,5 @@
-//! A member's kube-apiserver as a [`kube::Client`], with the credential that the host stores for it.
+//! A member's kube-apiserver as a [`kube::Client`]: with the credential that the host stores for it, or, where that is rejected, by the way of callers
+//! and as one of them.
 //!
 //! Reconcilers, doctor and restore use it; callers' requests never do. What answers there is not ours: it may never answer, or never end.
 
@@ -6,6 +7,7 @@ use std::{
     error::Error,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -46,6 +48,8 @@ impl Overrun {
         }
     }
 }
+
+use crate::{CallerCredential, Form, ForwardError, Hop, Member};
 
 /// Requests of a `kube::Client` over an upstream that adds the credential.
 #[derive(Clone)]
@@ -149,6 +153,52 @@ impl http_body::Body for Bounded {
 /// A client over this upstream.
 pub(crate) fn client(upstream: &Upstream) -> kube::Client {
     kube::Client::new(Service(upstream.clone()), "default")
+}
+
+/// Requests of a `kube::Client` over the way of callers.
+#[derive(Clone)]
+struct ByCallersWay {
+    member: Arc<Member>,
+    caller: CallerCredential,
+}
+
+impl tower::Service<Request<client::Body>> for ByCallersWay {
+    type Response = Response<Body>;
+    type Error = ForwardError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, ForwardError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ForwardError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<client::Body>) -> Self::Future {
+        let Self { member, caller } = self.clone();
+        Box::pin(async move {
+            let target = request
+                .uri()
+                .path_and_query()
+                .cloned()
+                .unwrap_or_else(|| PathAndQuery::from_static("/"));
+            let hop = Hop {
+                target,
+                form: Form::Segment,
+                caller,
+                client: None,
+                long_running: false,
+                ends: None,
+            };
+            member.send(request, hop).await
+        })
+    }
+}
+
+/// A client that may at the member what this caller may there.
+pub(crate) fn client_of_caller(member: &Arc<Member>, caller: &CallerCredential) -> kube::Client {
+    let service = ByCallersWay {
+        member: Arc::clone(member),
+        caller: caller.clone(),
+    };
+    kube::Client::new(service, "default")
 }
 
 /// The kind of fault on the way that a client's error came from, if it came from there.

@@ -28,7 +28,7 @@ use crate::SettingsError;
 
 pub use compare::{Action, Ending, decide};
 pub use copy::{Place, Wanted, wanted};
-pub use ensure::{Ensured, ensure_user};
+pub use ensure::{Ensured, check_user, ensure_user};
 pub use kind::{KINDS, Kind, kind};
 pub use kubefed::is_federated;
 pub use release::{Released, release};

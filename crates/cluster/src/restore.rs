@@ -40,6 +40,8 @@ pub struct Patience {
     pub restarted: Duration,
     /// Between two looks.
     pub look: Duration,
+    /// How long another run's state has to stand still before it is taken over. A run renews its own five times as often.
+    pub stale: Duration,
 }
 
 impl Default for Patience {
@@ -48,6 +50,7 @@ impl Default for Patience {
             live: Duration::from_secs(4),
             restarted: Duration::from_secs(90),
             look: Duration::from_millis(250),
+            stale: STALE.unsigned_abs(),
         }
     }
 }
@@ -61,10 +64,14 @@ pub struct Request {
     pub by: String,
     /// Only the plan.
     pub dry_run: bool,
+    /// What somebody has agreed to: [`Action::what`] of each action of a plan. Where something else is to be done by now, nothing is.
+    pub agreed: Option<Vec<String>>,
     /// A token of the host, by which access is proven over the real route.
     pub proof: CallerCredential,
     /// Time limits.
     pub patience: Patience,
+    /// Whether a stored credential that ends soon may be replaced by one of the host's own.
+    pub renew: bool,
     /// A kubeconfig of the member, YAML, to take the place of the stored one.
     pub kubeconfig: Option<Vec<u8>>,
     /// Which addresses that kubeconfig may name, where it is not the one that is stored.
@@ -81,8 +88,10 @@ impl Request {
             cluster: cluster.to_owned(),
             by: by.to_owned(),
             dry_run: false,
+            agreed: None,
             proof,
             patience: Patience::default(),
+            renew: true,
             kubeconfig: None,
             guard: AddressGuard::default(),
             accept_ca: None,
@@ -210,12 +219,29 @@ async fn restore_for(
     if member.is_host() {
         return Err(RestoreError::IsHost(name.clone()));
     }
+    if let Some(agreed) = request.agreed.as_ref().filter(|_| !request.dry_run) {
+        let again = Request {
+            dry_run: true,
+            agreed: None,
+            ..request.clone()
+        };
+        let planned = Box::pin(restore_for(host, &again, trust, observer)).await?;
+        if planned.outcome == Outcome::NothingToDo {
+            return Ok(planned);
+        }
+        let now: Vec<&String> = planned.actions.iter().map(|action| &action.what).collect();
+        if !now.iter().copied().eq(agreed) {
+            let now = now.iter().map(|what| what.as_str()).collect::<Vec<_>>();
+            return Err(RestoreError::Otherwise(now.join(", ")));
+        }
+    }
     let connected = connection::mend(host, &member, request).await?;
     let on_member = OnMember::new(
         host,
         request,
         connected.member.clone(),
         connected.is_candidate,
+        connected.client,
         trust,
     )?;
     let ended = on_the_member(host, request, &on_member, observer).await;
@@ -223,6 +249,11 @@ async fn restore_for(
         connected.member.close();
     }
     let mut report = ended?;
+    if report.outcome == Outcome::NothingToDo
+        && let Some(error) = connected.failed
+    {
+        return Err(error);
+    }
     if !connected.actions.is_empty() && report.outcome == Outcome::NothingToDo {
         report.outcome = if request.dry_run {
             Outcome::Planned
@@ -302,6 +333,17 @@ async fn on_the_member(
     let beside = Beside {
         scaled: only.is_none() && on_member.has_no_replicas().await?,
         user: user::at_fault(code, &request.proof),
+    };
+    if let Some(user) = &beside.user {
+        // What cannot be done is said before anything is begun.
+        user::may_be_brought(host, on_member.member(), user, code).await?;
+    }
+    let silent = matches!(code, None | Some(AccessCode::MemberUnreachable));
+    let code = if beside.scaled && silent {
+        // As doctor names it, whatever the way says of a server that was stopped.
+        Some(AccessCode::MemberNotReady)
+    } else {
+        code
     };
     // A configuration that is right but was never read: a restart is all that is missing.
     let unread = matches!(
@@ -384,7 +426,11 @@ struct Connected {
     member: Arc<Member>,
     /// It is tried only: the Cluster object does not say so.
     is_candidate: bool,
+    /// Of its kube-apiserver, where what is stored opens nothing.
+    client: Option<kube::Client>,
     actions: Vec<Action>,
     code: Option<AccessCode>,
     evidence: String,
+    /// Why a credential that still works was not replaced. Whatever else is wrong is repaired all the same.
+    failed: Option<RestoreError>,
 }

@@ -464,6 +464,8 @@ async fn to_shared_secret(
             cluster: request.cluster.clone(),
             by: request.by.clone(),
             dry_run: false,
+            agreed: None,
+            renew: false,
             proof: request.proof.clone(),
             kubeconfig: None,
             guard: AddressGuard::default(),

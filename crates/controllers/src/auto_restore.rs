@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use kah_api::cluster::Cluster;
 use kah_cluster::{
     AccessCode, Host, clusters, doctor,
-    restore::{self, Outcome, RestoreError, STALE, State},
+    restore::{self, Outcome, Report, RestoreError, STALE, State},
     with_causes,
 };
 use kube::{
@@ -32,6 +32,8 @@ pub const BY: &str = "controller";
 /// Tries within [`WINDOW`] at most.
 const MOST: usize = 3;
 const WINDOW: SignedDuration = SignedDuration::from_hours(1);
+/// Tries within [`DAY`] at most: a member that always says what a restore cures must not have its ks-apiserver restarted for ever.
+const MOST_A_DAY: usize = 8;
 /// How long tries are remembered.
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// Between the first try and the second, and so on.
@@ -92,10 +94,18 @@ fn decide(case: &Case, now: Timestamp) -> Next {
             .get(recent.len() - 1)
             .and_then(|pause| last.checked_add(*pause).ok()),
     };
+    let free = free.max(after_a_full_day(&case.tries, now));
     match free {
         Some(free) if free > now => Next::Wait(Some(free)),
         _ => Next::Repair(code),
     }
+}
+
+/// When there may be another one, where there were as many as there may be in a day.
+fn after_a_full_day(tries: &[Timestamp], now: Timestamp) -> Option<Timestamp> {
+    let of_day = recent(tries, now, DAY);
+    let first = of_day.len().checked_sub(MOST_A_DAY)?;
+    of_day.get(first)?.checked_add(DAY).ok()
 }
 
 fn recent(tries: &[Timestamp], now: Timestamp, window: SignedDuration) -> Vec<Timestamp> {
@@ -106,7 +116,7 @@ fn recent(tries: &[Timestamp], now: Timestamp, window: SignedDuration) -> Vec<Ti
 }
 
 impl Case {
-    fn of(name: &str, object: &DynamicObject) -> Self {
+    fn of(object: &DynamicObject) -> Self {
         let annotation = |name| object.metadata.annotations.as_ref()?.get(name);
         let read = serde_json::to_value(object)
             .ok()
@@ -119,9 +129,7 @@ impl Case {
                 return None;
             }
             // Where people have to bring something (a fingerprint, a kubeconfig), nothing can be done without them.
-            let repair = doctor::finding(name, code, &access.message).repair?;
-            let alone = repair == format!("kah restore-access {name}");
-            alone.then_some(code)
+            doctor::is_repaired_alone(code, &access.message).then_some(code)
         });
         let begun = annotation(restore::ANNOTATION)
             .and_then(|text| serde_json::from_str::<State>(text).ok())
@@ -150,7 +158,7 @@ pub(crate) async fn run(
     loop {
         let seen = object.borrow_and_update().clone();
         let now = host.clock.now();
-        let next = decide(&Case::of(name, &seen), now);
+        let next = decide(&Case::of(&seen), now);
         let wait = match &next {
             Next::Wait(until) => {
                 pause = AGAIN;
@@ -216,17 +224,22 @@ async fn attempt(
         tell_event(&host.client, seen, news, host.clock.now())
     };
     if let Some(code) = code {
-        let Some(number) = write_down(host, name, seen)
+        let Some((number, of_day)) = write_down(host, name, seen)
             .await
             .map_err(NotTried::Write)?
         else {
             return Ok(());
         };
-        let message =
-            format!("Restoring access because of {code}: try {number} of {MOST} within an hour.");
+        let message = format!(
+            "Restoring access because of {code}: try {number} of {MOST} within an hour, {of_day} of {MOST_A_DAY} within a day."
+        );
         tell(false, "RestoringAccess", message).await;
     }
-    let request = restore::Request::new(name, BY, proof);
+    let request = restore::Request {
+        // What somebody else began says nothing of the credential.
+        renew: code.is_some(),
+        ..restore::Request::new(name, BY, proof)
+    };
     let mut observer = |state: &State| {
         tracing::info!(cluster = name, step = ?state.step, keys = ?state.keys, "restore access");
         ControlFlow::Continue(())
@@ -234,19 +247,13 @@ async fn attempt(
     let ended = Box::pin(restore::restore(host, &request, &mut observer)).await;
     let (warning, reason, outcome, message) = match &ended {
         Ok(report) => match report.outcome {
-            Outcome::NothingToDo => return Ok(()),
-            _ => {
-                let keys: Vec<&str> = report.changes.iter().map(|it| it.key.as_str()).collect();
-                let what = match keys.as_slice() {
-                    [] if report.resumed => {
-                        "what another process had begun was finished".to_owned()
-                    }
-                    [] => "ks-apiserver was started again".to_owned(),
-                    keys => format!("{} was changed", keys.join(", ")),
-                };
-                let message = format!("Access is restored: {what}.");
-                (false, "AccessRestored", "Restored", message)
+            Outcome::NothingToDo if code.is_none() => return Ok(()),
+            // A try that was told has its end told, too.
+            Outcome::NothingToDo => {
+                let message = "Access was there again before anything was changed.".to_owned();
+                (false, "AccessRestored", "NothingToDo", message)
             }
+            _ => (false, "AccessRestored", "Restored", told(report)),
         },
         // Somebody else is at it.
         Err(RestoreError::Busy { .. }) => return Ok(()),
@@ -268,17 +275,39 @@ async fn attempt(
     }
 }
 
-/// Adds a try to those in the Cluster object, against the version that was decided upon; its number within the hour, or `None` where the object has
+/// What was done, as an Event says it.
+fn told(report: &Report) -> String {
+    let done: Vec<String> = report
+        .actions
+        .iter()
+        .map(|action| format!("{}: {}, now {}", action.what, action.from, action.to))
+        .collect();
+    let what = match done.as_slice() {
+        [] if report.resumed => "what another process had begun was finished".to_owned(),
+        done => done.join("; "),
+    };
+    let restarted = if report.restarted {
+        "; ks-apiserver was started again"
+    } else {
+        ""
+    };
+    format!("Access is restored: {what}{restarted}.")
+}
+
+/// Adds a try to those in the Cluster object, against the version that was decided upon; its number within the hour and within the day, or `None` where the object has
 /// changed meanwhile.
 async fn write_down(
     host: &Host,
     name: &str,
     seen: &DynamicObject,
-) -> Result<Option<usize>, kube::Error> {
+) -> Result<Option<(usize, usize)>, kube::Error> {
     let now = host.clock.now();
-    let mut tries = recent(&Case::of(name, seen).tries, now, DAY);
+    let mut tries = recent(&Case::of(seen).tries, now, DAY);
     tries.push(now);
-    let number = recent(&tries, now, WINDOW).len();
+    let number = (
+        recent(&tries, now, WINDOW).len(),
+        recent(&tries, now, DAY).len(),
+    );
     let text = serde_json::to_string(&Tries { tries }).map_err(kube::Error::SerdeError)?;
     let patch = json!({"metadata": {
         "resourceVersion": seen.metadata.resource_version,
@@ -378,6 +407,18 @@ mod tests {
                 361,
                 Next::Wait(Some(at(hour))),
             ),
+            (
+                "enough for a day",
+                tried(&[0, 2, 4, 6, 8, 10, 12, 14].map(|hours| hours * hour)),
+                16 * hour,
+                Next::Wait(Some(at(24 * hour))),
+            ),
+            (
+                "the next day",
+                tried(&[0, 2, 4, 6, 8, 10, 12, 14].map(|hours| hours * hour)),
+                24 * hour,
+                Next::Repair(CODE),
+            ),
             // Two of the three are recent still, and the last is long enough ago.
             (
                 "an hour later",
@@ -443,6 +484,32 @@ mod tests {
                 true,
                 Some(AccessCode::WrongRole),
             ),
+            // What the member is to be is for people to decide.
+            (
+                object(
+                    true,
+                    "True",
+                    "WrongRole",
+                    "is \"host\", and multicluster.enable is true: it serves members of its own",
+                ),
+                true,
+                None,
+            ),
+            (
+                object(true, "False", "CredentialRejected", "401: Unauthorized"),
+                true,
+                None,
+            ),
+            (
+                object(
+                    true,
+                    "True",
+                    "CredentialRejected",
+                    "401: Unauthorized; callers get through",
+                ),
+                true,
+                Some(AccessCode::CredentialRejected),
+            ),
             (object(true, "False", "ClockSkew", ""), true, None),
             (object(true, "True", "CredentialExpiring", ""), true, None),
             (object(true, "False", "TLSUntrusted", ""), true, None),
@@ -462,7 +529,7 @@ mod tests {
                 None,
             ),
         ] {
-            let case = Case::of("m", &object);
+            let case = Case::of(&object);
             assert_eq!(
                 (case.wanted, case.repairable),
                 (wanted, repairable),

@@ -14,7 +14,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use futures::{StreamExt, pin_mut};
 use kah_api::cluster::HOST_LABEL;
-use kah_cluster::{Host, clusters};
+use kah_cluster::{
+    Host, clusters,
+    retry::{Pauses, Retry},
+};
 use kube::{
     core::DynamicObject,
     runtime::{WatchStreamExt, watcher},
@@ -45,7 +48,7 @@ pub async fn run(
         stop: stop.child_token(),
     };
     let events = watcher(clusters(host.client.clone()), watcher::Config::default())
-        .default_backoff()
+        .backoff(Pauses::of(Retry::TRANSIENT))
         .take_until(stop.cancelled());
     pin_mut!(events);
     let mut listed: Option<Vec<DynamicObject>> = None;

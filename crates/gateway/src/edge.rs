@@ -2,8 +2,8 @@
 //!
 //! What is proven here: nothing about the sender. A request counts as one that came through the kube-apiserver's service proxy when it carries what
 //! that proxy adds; whoever reaches the listener directly can write the same. That is harmless with the shared secret, because the only thing that
-//! such a request gains is that its token is read from another header: the token is verified in any case. It is not good enough for a mode in which
-//! the sender vouches for the caller; the federated mode signs the hop instead.
+//! such a request gains is that its token is read from another header, and its query from a third: the token is verified in any case, and in federated
+//! trust it is one that the host has signed for this member. Who asks is never taken from the way that a request came.
 
 use std::borrow::Cow;
 

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::kubectl::Kubectl;
+use crate::plane::RealPlane;
 
 /// The line that `kah up -o json` prints.
 #[derive(Debug, Clone, Deserialize)]
@@ -117,7 +118,7 @@ pub struct Fleet {
 
 enum Plane {
     Local(Guard),
-    Real(#[expect(dead_code, reason = "held for its drop")] Box<real::RealFleet>),
+    Real(Box<real::RealFleet>),
 }
 
 impl Fleet {
@@ -178,6 +179,14 @@ impl Fleet {
         match &mut self.plane {
             Plane::Local(process) => Ok(process),
             Plane::Real(_) => bail!("control planes of their own have no `kah up`"),
+        }
+    }
+
+    /// The real control plane of a cluster, where it has one.
+    pub fn real_plane(&self, cluster: &str) -> Option<&RealPlane> {
+        match &self.plane {
+            Plane::Local(_) => None,
+            Plane::Real(fleet) => fleet.plane(cluster),
         }
     }
 

@@ -149,6 +149,19 @@ impl RealPlane {
         Ok(kubeconfig(&self.authority.pem(), self.port, &certificate))
     }
 
+    /// The same with a certificate that ends, or has ended, at the beginning of this day (UTC).
+    pub fn kubeconfig_until(
+        &self,
+        user: &str,
+        groups: &[&str],
+        (year, month, day): (i32, u8, u8),
+    ) -> Result<String> {
+        let mut params = client_parameters(user, groups)?;
+        params.not_after = rcgen::date_time_ymd(year, month, day);
+        let certificate = signed(params, &self.authority)?;
+        Ok(kubeconfig(&self.authority.pem(), self.port, &certificate))
+    }
+
     fn wait_ready(&mut self) -> Result<()> {
         let kubectl = crate::kubectl::Kubectl::new(&self.kubeconfig_path())?;
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -249,6 +262,10 @@ fn client_certificate(
     user: &str,
     groups: &[&str],
 ) -> Result<Pair> {
+    signed(client_parameters(user, groups)?, authority)
+}
+
+fn client_parameters(user: &str, groups: &[&str]) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, user);
@@ -258,6 +275,13 @@ fn client_certificate(
             .push(DnType::OrganizationName, *group);
     }
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
+}
+
+fn signed(
+    params: CertificateParams,
+    authority: &CertifiedIssuer<'static, KeyPair>,
+) -> Result<Pair> {
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, authority)?;
     Ok(Pair {

@@ -76,6 +76,17 @@ pub fn value<'a>(kubeconfig: &'a str, key: &str) -> &'a str {
         .trim_matches('"')
 }
 
+/// A kubeconfig for the same cluster at this address, with this token.
+pub fn with_token(kubeconfig: &str, server: &str, token: &str) -> String {
+    let authority = value(kubeconfig, "certificate-authority-data");
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         clusters: [{{name: k, cluster: {{server: '{server}', certificate-authority-data: {authority}}}}}]\n\
+         users: [{{name: u, user: {{token: '{token}'}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n"
+    )
+}
+
 #[test]
 fn causes_on_the_way_to_a_member_are_named() {
     let fleet = start(&["--members", "1"]);
@@ -88,14 +99,7 @@ fn causes_on_the_way_to_a_member_are_named() {
     assert_eq!(codes(&fleet, "member-1"), Vec::<String>::new());
 
     let authority = value(&member, "certificate-authority-data");
-    let with = |token: &str| {
-        format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-             clusters: [{{name: k, cluster: {{server: '{server}', certificate-authority-data: {authority}}}}}]\n\
-             users: [{{name: u, user: {{token: '{token}'}}}}]\n\
-             contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n"
-        )
-    };
+    let with = |token: &str| with_token(&member, &server, token);
     // Connects, and then says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let hole = format!("https://{}", silent.local_addr().unwrap());
@@ -177,8 +181,20 @@ fn causes_on_the_way_to_a_member_are_named() {
     assert!(since.elapsed() < Duration::from_secs(10));
 }
 
-/// A client certificate of a cluster of `kah up` that ends in so many days, in a kubeconfig.
+/// A client certificate of a cluster that ends in so many days, in a kubeconfig.
 pub fn short_lived(fleet: &Fleet, cluster: &str, days: i64) -> String {
+    if let Some(plane) = fleet.real_plane(cluster) {
+        let then = Timestamp::now() + SignedDuration::from_hours(days * 24);
+        let then = then.to_zoned(jiff::tz::TimeZone::UTC);
+        let day = (
+            then.year().into(),
+            then.month().try_into().unwrap(),
+            then.day().try_into().unwrap(),
+        );
+        return plane
+            .kubeconfig_until("kubernetes-admin", &["system:masters"], day)
+            .unwrap();
+    }
     let keys = fleet.data_dir().join("clusters").join(cluster).join("pki");
     let now = Timestamp::now();
     let authority = Authority::open(&keys, cluster, now).unwrap();

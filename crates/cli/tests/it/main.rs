@@ -12,6 +12,7 @@ mod doctor;
 mod enrol;
 mod fleet;
 mod four;
+mod heals;
 mod health;
 mod import;
 mod inside;

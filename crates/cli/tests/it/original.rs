@@ -12,8 +12,9 @@ use kah_testkit::kubectl::Kubectl;
 use kah_testkit::original::{self, Original, Role};
 
 use crate::{
-    doctor::becomes,
+    doctor::{becomes, with_token},
     fleet::{OURS, configuration, edit, kah, log_in, ok, start, token, without_controllers},
+    heals::Patient,
 };
 
 /// The folder of the original, or a word that there is none.
@@ -110,6 +111,82 @@ fn an_original_member_is_diagnosed_and_restored() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     assert_eq!(answer.json()["metadata"]["name"], "kubesphere-system");
     assert_eq!(kah(&fleet, &["doctor", "theirs"]).code, 0);
+    heals_by_itself(&fleet, &member, theirs);
+}
+
+/// The same, and what else can happen to it, with `autoRestore`.
+fn heals_by_itself(fleet: &Fleet, member: &Original, theirs: Kubectl) {
+    has_a_deployment(&theirs);
+    let patient = Patient {
+        fleet,
+        name: "theirs",
+        host: kubectl_of(fleet, "host"),
+        kubectl: theirs,
+    };
+    let theirs = &patient.kubectl;
+    let secret = setting(theirs, "jwtSecret");
+    let edited = |from: &str, to: &str| {
+        edit(theirs, from, to);
+        member.restart().unwrap();
+    };
+    let user = "users.iam.kubesphere.io";
+    let kubeconfig = std::fs::read_to_string(member.kubeconfig_path()).unwrap();
+    let rejected = with_token(&kubeconfig, &member.kube_address(), "nobody gave me");
+    let cases: [(&str, &dyn Fn()); 6] = [
+        // It lets callers in, and has its own kube-apiserver issue another to one of them.
+        ("CredentialRejected", &|| patient.store(&rejected)),
+        ("TokenNotInCache", &|| {
+            edited("accessTokenMaxAge: 0", "accessTokenMaxAge: 2h");
+        }),
+        ("SignatureInvalid", &|| {
+            edited(&secret, "another one than the host's");
+        }),
+        ("WrongRole", &|| {
+            edited("clusterRole: member", "clusterRole: none");
+        }),
+        ("UserDisabled", &|| {
+            let disabled = r#"{"status":{"state":"Disabled"}}"#;
+            let patch = ["patch", user, "admin", "--type=merge", "-p", disabled];
+            ok(theirs, &patch);
+        }),
+        ("UserMissing", &|| {
+            let delete = [
+                "delete",
+                user,
+                "admin",
+                "--wait=false",
+                "--ignore-not-found",
+            ];
+            ok(theirs, &delete);
+        }),
+    ];
+    let mut seen = restarted_at(theirs);
+    for (code, provoke) in cases {
+        // There is no kubelet: what one would do when the Deployment's template changes, this does.
+        patient.heals(code, provoke, &mut || {
+            let now = restarted_at(theirs);
+            if now != seen {
+                member.restart().unwrap();
+                seen = now;
+            }
+        });
+    }
+}
+
+/// Makes the Deployment that a restore starts anew, where there is none.
+fn has_a_deployment(theirs: &Kubectl) {
+    let get = ["get", "deploy", "ks-apiserver"];
+    if theirs.run(&[OURS.as_slice(), &get].concat()).code != 0 {
+        let create = ["create", "deploy", "ks-apiserver", "--image=original"];
+        ok(theirs, &[OURS.as_slice(), &create].concat());
+    }
+}
+
+fn restarted_at(theirs: &Kubectl) -> String {
+    let at = r"jsonpath={.spec.template.metadata.annotations.kubectl\.kubernetes\.io/restartedAt}";
+    let get = ["get", "deploy", "ks-apiserver", "-o", at];
+    let ran = theirs.run(&[OURS.as_slice(), &get].concat());
+    ran.stdout.trim().to_owned()
 }
 
 #[test]
@@ -123,11 +200,7 @@ fn an_original_member_is_restored_in_one_step() {
     log_in(&fleet);
     becomes(&fleet, "theirs", &[]);
     let theirs = Kubectl::new(&member.kubeconfig_path()).unwrap();
-    let deployment = [OURS[0], OURS[1], "get", "deploy", "ks-apiserver"];
-    if theirs.run(&deployment).code != 0 {
-        let create = ["create", "deploy", "ks-apiserver", "--image=original"];
-        ok(&theirs, &[OURS.as_slice(), &create].concat());
-    }
+    has_a_deployment(&theirs);
 
     let age = ("accessTokenMaxAge: 0", "accessTokenMaxAge: 2h");
     let other = (secret.as_str(), "another one than the host's");
@@ -164,13 +237,7 @@ fn an_original_member_is_restored_in_one_step() {
 
 /// Restores access to the original. There is no kubelet: what one would do when the Deployment's template changes, this does.
 fn restored(fleet: &Fleet, member: &Original, theirs: &Kubectl, code: &str) -> serde_json::Value {
-    let restarted = || {
-        let at =
-            r"jsonpath={.spec.template.metadata.annotations.kubectl\.kubernetes\.io/restartedAt}";
-        let ran = theirs.run(&[OURS[0], OURS[1], "get", "deploy", "ks-apiserver", "-o", at]);
-        ran.stdout.trim().to_owned()
-    };
-    let (since, before) = (Instant::now(), restarted());
+    let (since, before) = (Instant::now(), restarted_at(theirs));
     let mut child = fleet
         .kah(&["restore-access", "theirs", "--yes", "-o", "json"])
         .stdout(std::process::Stdio::piped())
@@ -179,7 +246,7 @@ fn restored(fleet: &Fleet, member: &Original, theirs: &Kubectl, code: &str) -> s
         .unwrap();
     let mut pending = true;
     until(Duration::from_secs(60), "the restore ends", || {
-        if pending && restarted() != before {
+        if pending && restarted_at(theirs) != before {
             member.restart().unwrap();
             pending = false;
         }

@@ -2,7 +2,10 @@
 
 use jiff::SignedDuration;
 
-use super::{Asked, Evidence, Finding, Read, Secret, Settings, Severity, finding};
+use super::{
+    Asked, Evidence, FELT_BY_NOBODY, Finding, Read, SERVES_MEMBERS, Secret, Settings, Severity,
+    finding,
+};
 use crate::{AccessCode, Answer, SettingsError, code_of_fault};
 
 /// The oldest Kubernetes that is supported.
@@ -34,7 +37,7 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
         .map(|finding| explained(finding, evidence))
         .collect();
     let beside = beside
-        .map(|(code, words)| (code, format!("{words}; callers get through")))
+        .map(|(code, words)| (code, format!("{words}; {FELT_BY_NOBODY}")))
         .or_else(|| hidden(evidence).filter(|_| accepted && findings.is_empty()));
     let clocks = clocks(evidence).filter(|_| accepted);
     let warnings = beside.into_iter().chain(clocks).chain(expiring(evidence));
@@ -49,17 +52,6 @@ type Cause = Option<(AccessCode, String)>;
 
 /// What a finding about the stored connection says differs from one about the member.
 fn explained(mut finding: Finding, evidence: &Evidence) -> Finding {
-    if let Asked::Told(Settings::Read(read)) = &evidence.settings
-        && read.serves_members
-        && finding.code == AccessCode::WrongRole
-    {
-        finding
-            .evidence
-            .push_str(", and multicluster.enable is true: it serves members of its own");
-        finding.repair = None;
-        finding.repairable = false;
-        return finding;
-    }
     let Err(error) = &evidence.stored else {
         return finding;
     };
@@ -229,10 +221,11 @@ fn settings(evidence: &Evidence) -> Cause {
 
 fn wrong_role(read: &Read) -> Cause {
     (read.role != "member").then(|| {
-        (
-            AccessCode::WrongRole,
-            format!("multicluster.clusterRole is {:?}", read.role),
-        )
+        let mut words = format!("multicluster.clusterRole is {:?}", read.role);
+        if read.serves_members {
+            words = format!("{words}, and multicluster.enable is true: {SERVES_MEMBERS}");
+        }
+        (AccessCode::WrongRole, words)
     })
 }
 
@@ -586,6 +579,29 @@ mod tests {
                 found[0].repair.as_deref(),
                 Some("kah restore-access m --kubeconfig FILE")
             );
+        }
+    }
+
+    #[test]
+    fn who_is_let_in_may_have_a_rejected_credential_replaced() {
+        let rejected = Asked::Rejected("401: Unauthorized".into());
+        for (route, repair) in [
+            (Answer::Accepted, "kah restore-access m"),
+            (
+                refused(Some(AccessCode::CredentialRejected)),
+                "kah restore-access m --kubeconfig FILE",
+            ),
+        ] {
+            let felt = route != Answer::Accepted;
+            let found = examine(&Evidence {
+                kubernetes: rejected.clone(),
+                route,
+                ..healthy()
+            });
+            assert_eq!(found[0].code, AccessCode::CredentialRejected);
+            assert_eq!(found[0].repair.as_deref(), Some(repair));
+            assert_eq!(found[0].repairable, !felt);
+            assert_eq!(found[0].severity == Severity::Error, felt);
         }
     }
 

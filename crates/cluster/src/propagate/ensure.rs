@@ -35,6 +35,23 @@ pub async fn ensure_user(
     member: &Member,
     user: &str,
 ) -> Result<Ensured, PropagateError> {
+    bring_user(host, member, user, true).await
+}
+
+/// Whether [`ensure_user`] could bring this user. Nothing is written.
+///
+/// # Errors
+/// [`PropagateError`], as that one would give it.
+pub async fn check_user(host: &Host, member: &Member, user: &str) -> Result<(), PropagateError> {
+    bring_user(host, member, user, false).await.map(drop)
+}
+
+async fn bring_user(
+    host: &Host,
+    member: &Member,
+    user: &str,
+    write: bool,
+) -> Result<Ensured, PropagateError> {
     let owner = Owner::of(&host.client).await?;
     let sources = sources(&host.client, user).await?;
     let client = member_client(member, &owner).await?;
@@ -46,6 +63,7 @@ pub async fn ensure_user(
             name: member.name(),
             labels: &Default::default(),
         },
+        write,
     };
     let mut ensured = Ensured::default();
     // What others refer to first, as in the table.
@@ -72,6 +90,8 @@ struct Bring<'a> {
     client: &'a Client,
     owner: &'a Owner,
     place: Place<'a>,
+    /// Or only look whether it could be written.
+    write: bool,
 }
 
 impl Bring<'_> {
@@ -100,7 +120,9 @@ impl Bring<'_> {
         if action == Action::Nothing {
             return Ok(None);
         }
-        carry_out(self.client, kind, &action, live.as_ref()).await?;
+        if self.write || matches!(action, Action::Foreign(_)) {
+            carry_out(self.client, kind, &action, live.as_ref()).await?;
+        }
         Ok(Some(name))
     }
 }

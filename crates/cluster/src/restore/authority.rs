@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{Request, uri::PathAndQuery};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kah_api::seed;
 use kah_net::{Forward, Kind, Limits, TlsSettings, Upstream, UpstreamSettings, Verify};
 use serde_json::Value;
 use x509_parser::pem::Pem;
@@ -13,6 +15,8 @@ use crate::{Kubeconfig, Member, fault_of, peek::peek};
 
 /// For one question to somebody whom we do not trust.
 const ANSWER: Duration = Duration::from_secs(3);
+/// The ConfigMap in each namespace by which a cluster tells its own authority to its Pods.
+const OWN: &str = "kube-root-ca.crt";
 /// Where a cluster tells its own authority: to everybody if kubeadm made it, and to those who may read any namespace.
 const TOLD: [(&str, &str); 2] = [
     (
@@ -128,6 +132,33 @@ pub(super) async fn shown(member: &Member) -> Result<Authority, RestoreError> {
     found
         .map(|der| Authority::new(&der))
         .ok_or_else(|| unknown("the cluster does not tell it to those who do not know it".into()))
+}
+
+/// Whether what is stored leads to nobody but the cluster behind this client: it trusts that cluster's own authority alone. Only then may a token that
+/// the cluster issues be sent there.
+///
+/// # Errors
+/// [`RestoreError::Api`]
+pub(super) async fn is_own(
+    client: &kube::Client,
+    kubeconfig: &Kubeconfig,
+) -> Result<bool, RestoreError> {
+    let (kah_net::Roots::Pem(pem), Verify::Full) = (&kubeconfig.tls.roots, &kubeconfig.tls.verify)
+    else {
+        return Ok(false);
+    };
+    let maps: kube::Api<ConfigMap> = kube::Api::namespaced(client.clone(), seed::NAMESPACE);
+    let map = maps
+        .get_opt(OWN)
+        .await
+        .map_err(super::connection::failed("read the member's own authority"))?;
+    let own = map.and_then(|map| map.data).unwrap_or_default();
+    let own = own
+        .get("ca.crt")
+        .map(|pem| certificates(pem.as_bytes()))
+        .unwrap_or_default();
+    let trusted = certificates(pem);
+    Ok(!trusted.is_empty() && trusted.iter().all(|der| own.contains(der)))
 }
 
 /// Subject and issuer, as they are written.

@@ -3,14 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use kah_net::Kind;
 use kube::{api::PostParams, core::DynamicObject};
 
 use super::{Action, Connected, Request, RestoreError, authority, credential};
 use crate::{
-    AccessCode, Host, Kubeconfig, Member, fault_of,
+    AccessCode, Answer, Host, Kubeconfig, Member, Route, fault_of,
     host::clusters,
     identity::identity,
     join::{JoinError, refuse_known},
+    kubernetes::client_of_caller,
 };
 
 /// For one question to a cluster that may not answer.
@@ -27,9 +29,11 @@ pub(super) async fn mend(
     let mut connected = Connected {
         member: member.clone(),
         is_candidate: false,
+        client: None,
         actions: Vec::new(),
         code: None,
         evidence: String::new(),
+        failed: None,
     };
     if let Some(brought) = brought(member, request).await? {
         let replacement = Replacement::prepare(host, member, &brought.kubeconfig).await?;
@@ -44,26 +48,77 @@ pub(super) async fn mend(
         }
         return Ok(connected);
     }
+    if request.renew
+        && let Some(words) = rejected_beside(member, request).await
+    {
+        // The stored credential opens nothing any more, but the caller's own does.
+        connected.code = Some(AccessCode::CredentialRejected);
+        connected.evidence.clone_from(&words);
+        let becomes = format!("a token of ServiceAccount {}", credential::account());
+        connected
+            .actions
+            .push(Action::new("stored credential", words, becomes));
+        let client = client_of_caller(member, &request.proof);
+        let (stored, _) = member.stored().map_err(RestoreError::Settings)?;
+        if !authority::is_own(&client, &stored).await? {
+            let why = "another authority than the cluster's own is trusted there, to which no token is sent that the cluster issues";
+            return Err(RestoreError::NotRenewable(why.into()));
+        }
+        if request.dry_run {
+            connected.client = Some(client);
+        } else {
+            credential::renew_by(host, member, client).await?;
+            connected.member = followed(host, request)?;
+        }
+        return Ok(connected);
+    }
     let now = host.clock.now();
-    if let Some(expiry) = member.credential().filter(|expiry| expiry.is_soon(now))
+    if request.renew
+        && let Some(expiry) = member.credential().filter(|expiry| expiry.is_soon(now))
         && expiry.left(now).is_positive()
     {
         connected.code = Some(AccessCode::CredentialExpiring);
         connected.evidence = expiry.words(now);
-        connected.actions.push(Action::new(
-            "stored credential",
-            expiry.words(now),
-            format!("a token of ServiceAccount {}", credential::account()),
-        ));
-        if !request.dry_run {
-            credential::renew_credential(host, member).await?;
-            connected.member = host
-                .registry
-                .get(&request.cluster)
-                .ok_or_else(|| RestoreError::Unknown(request.cluster.clone()))?;
-        }
+        let renewed = if request.dry_run {
+            Ok(())
+        } else {
+            credential::renew_credential(host, member).await.map(drop)
+        };
+        let becomes = match renewed {
+            Ok(()) => format!("a token of ServiceAccount {}", credential::account()),
+            Err(error) => {
+                let stays = format!("not replaced: {}", crate::with_causes(&error));
+                connected.failed = Some(error);
+                stays
+            }
+        };
+        let what = "stored credential";
+        connected
+            .actions
+            .push(Action::new(what, expiry.words(now), becomes));
+        connected.member = followed(host, request)?;
     }
     Ok(connected)
+}
+
+/// The member as the registry has it now.
+fn followed(host: &Host, request: &Request) -> Result<Arc<Member>, RestoreError> {
+    let member = host.registry.get(&request.cluster);
+    member.ok_or_else(|| RestoreError::Unknown(request.cluster.clone()))
+}
+
+/// Why the member's kube-apiserver rejects what is stored, where callers get through all the same, by the endpoint of ks-apiserver.
+async fn rejected_beside(member: &Arc<Member>, request: &Request) -> Option<String> {
+    let Ok(Route::Endpoint(_)) = member.route() else {
+        return None;
+    };
+    let asked = tokio::time::timeout(ANSWER, identity(member.kubernetes().ok()?)).await;
+    let words = match asked.ok()?.err()? {
+        kube::Error::Api(status) if status.code == 401 => format!("401: {}", status.message),
+        error if fault_of(&error) == Some(Kind::CertificateRefused) => crate::with_causes(&error),
+        _ => return None,
+    };
+    (member.probe(&request.proof).await == Answer::Accepted).then_some(words)
 }
 
 /// A kubeconfig to take the place of the stored one, and what is different in it.

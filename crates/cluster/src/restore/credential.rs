@@ -45,10 +45,19 @@ pub(super) fn account() -> String {
 /// # Errors
 /// [`RestoreError`]; the stored credential stays then.
 pub async fn renew_credential(host: &Host, member: &Arc<Member>) -> Result<Renewed, RestoreError> {
-    let stored = member.stored_yaml().map_err(RestoreError::Settings)?;
     let client = member
         .kubernetes()
         .map_err(|error| RestoreError::Settings(error.clone()))?;
+    renew_by(host, member, client).await
+}
+
+/// Has the member issue a new credential to the host by way of this client of its kube-apiserver, and stores it once it was tried.
+pub(super) async fn renew_by(
+    host: &Host,
+    member: &Arc<Member>,
+    client: Client,
+) -> Result<Renewed, RestoreError> {
+    let stored = member.stored_yaml().map_err(RestoreError::Settings)?;
     for object in rights() {
         give(&client, &object).await?;
     }

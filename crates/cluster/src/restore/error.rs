@@ -106,7 +106,13 @@ pub enum RestoreError {
     Keys(#[source] Box<crate::trust::TrustError>),
     /// The caller's User was not brought to the member.
     #[error("bring the user and its roles to the member")]
-    User(#[source] Box<PropagateError>),
+    User {
+        /// Why the member refuses the user, where it was asked just now.
+        code: Option<AccessCode>,
+        /// What is in the way.
+        #[source]
+        source: Box<PropagateError>,
+    },
     /// Another run is at it.
     #[error("access is being restored by {by}, at step {step:?}: wait for it to end")]
     Busy {
@@ -115,6 +121,9 @@ pub enum RestoreError {
         /// Where it stands.
         step: Step,
     },
+    /// Something else is to be done by now than what was agreed to.
+    #[error("what is to be done has changed since it was agreed to; it is now: {0}")]
+    Otherwise(String),
     /// It is nothing that a change on the member could cure.
     #[error("this cannot be repaired from here: {evidence}")]
     NotRepairable {
@@ -150,6 +159,20 @@ impl RestoreError {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 409))
     }
 
+    /// Whether a kube-apiserver has said no, so that nothing was written.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if (400..500).contains(&status.code)))
+    }
+
+    /// Whether it stays so until people change something, whoever tries again.
+    pub(super) fn is_for_people(&self) -> bool {
+        matches!(self, Self::User { source, .. } if matches!(**source,
+            PropagateError::UnknownUser(_)
+                | PropagateError::NotYet { .. }
+                | PropagateError::Foreign { .. }
+                | PropagateError::LeftToKubeFed(_)))
+    }
+
     /// The cause of the lost access, where it is known.
     #[must_use]
     pub fn code(&self) -> Option<AccessCode> {
@@ -170,10 +193,10 @@ impl RestoreError {
                 Some(AccessCode::CredentialRejected)
             }
             Self::Api { source, .. } => code_of(source),
-            Self::User(error) => match &**error {
+            Self::User { code, source } => match &**source {
                 PropagateError::Settings(error) => Some(error.code()),
-                PropagateError::Api { source, .. } => code_of(source),
-                _ => None,
+                PropagateError::Api { source, .. } => code_of(source).or(*code),
+                _ => *code,
             },
             _ => None,
         }
@@ -189,6 +212,19 @@ impl RestoreError {
             commands: BRING,
         };
         match self {
+            Self::User { source, .. } => match &**source {
+                PropagateError::LeftToKubeFed(_) => Some(Remedy {
+                    text: "KubeFed brings users and roles to members on this host: see that the FederatedUser of this name is placed on this cluster, and that KubeFed reaches it.",
+                    commands: &["kubectl get federatedusers.types.kubefed.io -o yaml"],
+                }),
+                PropagateError::Foreign { .. } => Some(Remedy {
+                    text: "Have the other host let the cluster go (`kah cluster leave` there); if that host is no more, take its label hub.kubeaihub.io/host from the object on the member.",
+                    commands: &[
+                        "kubectl get users.iam.kubesphere.io,globalrolebindings.iam.kubesphere.io,globalroles.iam.kubesphere.io --show-labels",
+                    ],
+                }),
+                _ => self.code().map(AccessCode::remedy),
+            },
             Self::Authority { .. } => Some(Remedy {
                 text: "If the new fingerprint is the member's, give it with --accept-ca FINGERPRINT.",
                 commands: ACCEPT,

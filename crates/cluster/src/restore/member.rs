@@ -50,11 +50,15 @@ impl<'a> OnMember<'a> {
         request: &'a Request,
         member: Arc<Member>,
         candidate: bool,
+        client: Option<kube::Client>,
         trust: Option<Trust>,
     ) -> Result<Self, RestoreError> {
-        let client = member
-            .kubernetes()
-            .map_err(|error| RestoreError::Settings(error.clone()))?;
+        let client = match client {
+            Some(client) => client,
+            None => member
+                .kubernetes()
+                .map_err(|error| RestoreError::Settings(error.clone()))?,
+        };
         Ok(Self {
             host,
             request,

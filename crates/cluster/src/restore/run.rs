@@ -2,14 +2,14 @@
 
 use std::{ops::ControlFlow, pin::pin, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use tokio::time::Instant;
 
 use super::{
     Outcome, Plan, Report, Request, RestoreError,
     member::{self, OnMember},
-    state::{RENEW, STALE, State, Step, Stored},
+    state::{State, Step, Stored},
     user,
 };
 use crate::{AccessCode, Answer, Host};
@@ -22,6 +22,9 @@ const WRITE: Duration = Duration::from_secs(15);
 
 /// Tries of a write that somebody else came before.
 const TRIES: usize = 8;
+
+/// Acceptances in a row that prove access: while Pods are replaced, one that is new may answer between two that are old.
+const STEADY: usize = 3;
 
 /// A run that holds the restore of one member.
 pub(super) struct Run<'a> {
@@ -84,7 +87,8 @@ impl<'a> Run<'a> {
     }
 
     /// Takes over what another run left; `None` where nothing is left. One that still writes is left alone, and whether it does is waited for: a run
-    /// renews its state all the time, so one whose state stands still is over, whatever the clocks of two machines say.
+    /// renews its state all the time, so one whose state stands still is over, whatever the clocks of two machines say. One that has said that it is
+    /// over is not waited for.
     pub(super) async fn take_over(
         host: &'a Host,
         request: &'a Request,
@@ -104,12 +108,11 @@ impl<'a> Run<'a> {
                     Duration::ZERO
                 }
             };
-            let now = host.clock.now();
-            let still = SignedDuration::try_from(still).unwrap_or_default();
-            if now.duration_since(found.renewed).max(still) < STALE {
+            if found.renewed != OVER && still < request.patience.stale {
                 tokio::time::sleep(self::LOOK.min(request.patience.look)).await;
                 continue;
             }
+            let now = host.clock.now();
             let holder = uuid::Uuid::new_v4().to_string();
             let taken = stored
                 .change(|state| match state {
@@ -171,9 +174,7 @@ impl<'a> Run<'a> {
         );
         if !over && !quiet {
             // If that cannot be written it is found out by waiting.
-            let _ = self
-                .keep(|state| state.renewed = Timestamp::UNIX_EPOCH)
-                .await;
+            let _ = self.keep(|state| state.renewed = OVER).await;
         }
         ended
     }
@@ -212,7 +213,8 @@ impl<'a> Run<'a> {
     ) -> Result<T, RestoreError> {
         let mut work = pin!(work);
         loop {
-            match tokio::time::timeout(RENEW, &mut work).await {
+            let renew = self.request.patience.stale / 5;
+            match tokio::time::timeout(renew, &mut work).await {
                 Ok(done) => return done,
                 Err(_) => match self.keep(|_| {}).await {
                     // The host's own API may be away for a moment; whether we still hold it is asked again before anything is written down.
@@ -231,9 +233,12 @@ impl<'a> Run<'a> {
         observer: Observer<'_>,
     ) -> Result<(), RestoreError> {
         if !plan.changes.is_empty()
-            && let Err(error) = self.write(map, plan).await
+            && let Err(Unwritten { error, refused }) = self.write(map, plan).await
         {
-            self.keep(|state| state.step = Step::Undone).await?;
+            // What got no answer may be there, or arrive in a moment: whoever goes on is told by the mark.
+            if refused {
+                self.keep(|state| state.step = Step::Undone).await?;
+            }
             return Err(error);
         }
         self.observe(observer)?;
@@ -241,8 +246,9 @@ impl<'a> Run<'a> {
     }
 
     /// Writes what is planned. Where somebody else has written in between, the same keys are planned anew in what they wrote.
-    async fn write(&mut self, mut map: ConfigMap, plan: &Plan) -> Result<(), RestoreError> {
+    async fn write(&mut self, mut map: ConfigMap, plan: &Plan) -> Result<(), Unwritten> {
         let (member, id) = (self.member, self.state.id.clone());
+        let mut refused = true;
         let mut again: Option<Plan> = None;
         let mut tries = 0;
         loop {
@@ -254,18 +260,21 @@ impl<'a> Run<'a> {
             let Err(error) = self.holding(write).await else {
                 return Ok(());
             };
+            refused = refused && error.is_refusal();
+            let unwritten = |error| Unwritten { error, refused };
             // It may have arrived nevertheless; only if it has not, the next one begins anew.
-            map = member.configuration().await?;
+            map = limited(member.configuration()).await.map_err(unwritten)?;
             if member::is_marked(&map, &id) {
                 return Ok(());
             }
             tries += 1;
             if !error.is_conflict() || tries == TRIES {
-                return Err(error);
+                return Err(unwritten(error));
             }
             let (key, keys) = (uuid::Uuid::new_v4(), self.state.keys.clone());
             let text = member::text(&map);
-            again = Some(member.plan(&text, key.as_bytes(), Some(&keys)).await?);
+            let plan = member.plan(&text, key.as_bytes(), Some(&keys)).await;
+            again = Some(plan.map_err(unwritten)?);
         }
     }
 
@@ -277,8 +286,14 @@ impl<'a> Run<'a> {
         }
         if let Some(name) = self.state.user.clone() {
             let host = self.host;
-            self.holding(limited(user::ensure(host, member.member(), &name)))
-                .await?;
+            let brought = limited(user::ensure(host, member.member(), &name));
+            if let Err(error) = self.holding(brought).await {
+                // What only people can change would fail in each later run, and none of them could repair anything else.
+                if error.is_for_people() {
+                    self.put_back(observer).await?;
+                }
+                return Err(error);
+            }
         }
         self.keep(|state| state.step = Step::Changed).await?;
         self.observe(observer)
@@ -287,7 +302,7 @@ impl<'a> Run<'a> {
     async fn steps(&mut self, observer: Observer<'_>) -> Result<Report, RestoreError> {
         if self.state.step == Step::Planned {
             // Cut off before or just after the write. The write carries our mark, so it can be told.
-            let map = self.member.configuration().await?;
+            let map = limited(self.member.configuration()).await?;
             if member::is_marked(&map, &self.state.id) || self.state.keys.is_empty() {
                 self.changed(observer).await?;
             } else {
@@ -342,6 +357,15 @@ impl<'a> Run<'a> {
         evidence: String,
         observer: Observer<'_>,
     ) -> Result<Report, RestoreError> {
+        let back = self.put_back(observer).await?;
+        if !back && !self.state.keys.is_empty() {
+            return Err(RestoreError::NotUndone { evidence });
+        }
+        Err(RestoreError::NotProven { code, evidence })
+    }
+
+    /// Puts back what can be; whether the member's configuration is the old one.
+    async fn put_back(&mut self, observer: Observer<'_>) -> Result<bool, RestoreError> {
         if self.state.step != Step::Undoing {
             self.keep(|state| state.step = Step::Undoing).await?;
             self.observe(observer)?;
@@ -359,13 +383,10 @@ impl<'a> Run<'a> {
         }
         self.keep(|state| state.step = Step::Undone).await?;
         self.observe(observer)?;
-        if !back && !self.state.keys.is_empty() {
-            return Err(RestoreError::NotUndone { evidence });
-        }
-        Err(RestoreError::NotProven { code, evidence })
+        Ok(back)
     }
 
-    /// Asks until the member accepts; what it last said if it does not in this time.
+    /// Asks until the member accepts, and goes on to; what it last said if it does not in this time.
     async fn prove(
         &mut self,
         within: Duration,
@@ -373,19 +394,35 @@ impl<'a> Run<'a> {
         let deadline = Instant::now() + within;
         let (member, look) = (self.member, self.request.patience.look);
         self.holding(async {
+            let mut accepted = 0;
             loop {
-                let (code, evidence) = match member.probe().await {
-                    Answer::Accepted => return Ok(None),
-                    Answer::Refused { code, evidence } => (code, evidence),
-                };
-                if Instant::now() >= deadline {
-                    return Ok(Some((code, evidence)));
+                match member.probe().await {
+                    Answer::Accepted => accepted += 1,
+                    Answer::Refused { code, evidence } => {
+                        accepted = 0;
+                        if Instant::now() >= deadline {
+                            return Ok(Some((code, evidence)));
+                        }
+                    }
+                }
+                if accepted == STEADY {
+                    return Ok(None);
                 }
                 tokio::time::sleep(look).await;
             }
         })
         .await
     }
+}
+
+/// `renewed` of a run that has ended before its time, and has said so.
+const OVER: Timestamp = Timestamp::UNIX_EPOCH;
+
+/// A configuration that was not written, as far as is known.
+struct Unwritten {
+    error: RestoreError,
+    /// Whether the member has said no each time.
+    refused: bool,
 }
 
 /// Between two looks at another run's state.

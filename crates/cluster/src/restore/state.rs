@@ -1,7 +1,5 @@
 //! Where a restore stands. It lies in an annotation of the Cluster object, so that whoever comes next can go on from there.
 
-use std::time::Duration;
-
 use jiff::{SignedDuration, Timestamp};
 use kube::{Api, api::PostParams, core::DynamicObject};
 use serde::{Deserialize, Serialize};
@@ -13,8 +11,6 @@ use crate::{Host, host::clusters};
 pub const ANNOTATION: &str = "hub.kubeaihub.io/restore";
 /// A run that has not written for this long is over, whatever became of its process.
 pub const STALE: SignedDuration = SignedDuration::from_secs(5);
-/// Between two signs of life of a run, well under [`STALE`].
-pub(super) const RENEW: Duration = Duration::from_secs(1);
 /// Tries of a write that somebody else came before.
 const TRIES: usize = 8;
 

@@ -14,9 +14,25 @@ pub(super) fn at_fault(code: Option<AccessCode>, proof: &CallerCredential) -> Op
     }
 }
 
+/// Whether [`ensure`] could do its work as things are.
+pub(super) async fn may_be_brought(
+    host: &Host,
+    member: &Member,
+    name: &str,
+    code: Option<AccessCode>,
+) -> Result<(), RestoreError> {
+    let done = propagate::check_user(host, member, name).await;
+    done.map_err(|error| RestoreError::User {
+        code,
+        source: Box::new(error),
+    })
+}
+
 /// Brings this user with its global roles from the host to the member, as propagation does. May be done twice.
 pub(super) async fn ensure(host: &Host, member: &Member, name: &str) -> Result<(), RestoreError> {
     let done = propagate::ensure_user(host, member, name).await;
-    done.map(drop)
-        .map_err(|error| RestoreError::User(Box::new(error)))
+    done.map(drop).map_err(|error| RestoreError::User {
+        code: None,
+        source: Box::new(error),
+    })
 }

@@ -410,3 +410,68 @@ async fn a_credential_that_ends_soon_is_replaced_by_one_of_the_hosts_own() {
     let refused = secrets.list(&Default::default()).await.unwrap_err();
     assert!(matches!(refused, kube::Error::Api(status) if status.code == 403));
 }
+
+/// Its rights do not reach for an account of the host's own; what they reach for is repaired nevertheless.
+#[tokio::test]
+async fn a_credential_that_cannot_be_replaced_is_kept_and_the_rest_is_repaired() {
+    let fleet = Fleet::new().await;
+    let admin = fleet.planes[1].client();
+    let group = "rbac.authorization.k8s.io";
+    for (kind, object) in [
+        (
+            "ClusterRole",
+            json!({"metadata": {"name": "some"}, "rules": [
+                {"apiGroups": ["", "apps"], "resources": ["configmaps", "deployments", "namespaces"], "verbs": ["*"]},
+            ]}),
+        ),
+        (
+            "ClusterRoleBinding",
+            json!({
+                "metadata": {"name": "some"},
+                "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "some"},
+                "subjects": [{"apiGroup": group, "kind": "User", "name": "somebody"}],
+            }),
+        ),
+    ] {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
+        let api: Api<DynamicObject> = Api::all_with(admin.clone(), &resource);
+        let object = serde_json::from_value(object).unwrap();
+        api.create(&PostParams::default(), &object).await.unwrap();
+    }
+    let server = format!("https://{}", fleet.planes[1].address());
+    let authority = fleet.planes[1].authority();
+    let then = Timestamp::now() - SignedDuration::from_hours(355 * 24);
+    let short = authority.client_certificate("somebody", &[], then).unwrap();
+    let kubeconfig = authority.kubeconfig("m", &server, &short);
+    fleet.store(&kubeconfig).await;
+
+    // That is all there is to do, and it cannot be done.
+    let error = fleet.restore(|_| {}).await.unwrap_err();
+    assert!(matches!(error, RestoreError::Api { .. }), "{error:?}");
+    // Nobody asked for it.
+    let done = fleet.restore(|request| request.renew = false).await;
+    assert_eq!(done.unwrap().outcome, Outcome::NothingToDo);
+
+    let maps: Api<k8s_openapi::api::core::v1::ConfigMap> =
+        Api::namespaced(admin, "kubesphere-system");
+    let mut map = maps.get("kubesphere-config").await.unwrap();
+    let text = map
+        .data
+        .as_mut()
+        .unwrap()
+        .get_mut("kubesphere.yaml")
+        .unwrap();
+    *text = text.replace("clusterRole: member", "clusterRole: none");
+    maps.replace("kubesphere-config", &PostParams::default(), &map)
+        .await
+        .unwrap();
+    let done = fleet.restore(|_| {}).await.unwrap();
+    assert_eq!(
+        (done.outcome, done.code),
+        (Outcome::Restored, Some(AccessCode::WrongRole))
+    );
+    let kept = &done.actions[0];
+    assert_eq!(kept.what, "stored credential");
+    assert!(kept.to.starts_with("not replaced: "), "{kept:?}");
+    assert_eq!(fleet.stored().await, kubeconfig);
+}

@@ -10,6 +10,7 @@ mod enrol;
 mod forward;
 mod killed;
 mod kubeconfig;
+mod obstacles;
 mod registry;
 mod restore;
 mod tunnel;

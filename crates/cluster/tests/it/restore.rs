@@ -6,7 +6,7 @@ use std::{
     ops::ControlFlow,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +39,7 @@ pub const PATIENCE: Patience = Patience {
     live: Duration::from_millis(300),
     restarted: Duration::from_millis(300),
     look: Duration::from_millis(10),
+    stale: Duration::from_millis(500),
 };
 
 pub fn proof() -> CallerCredential {
@@ -71,6 +72,10 @@ pub struct Stage {
     pub accepting: Arc<AtomicBool>,
     /// Whether it reads the ConfigMap, or refuses for ever.
     pub obeys: Arc<AtomicBool>,
+    /// Whether every other question is answered well, whatever it reads.
+    alternates: Arc<AtomicBool>,
+    /// What it says when it refuses.
+    pub words: Arc<Mutex<&'static str>>,
     /// Whether it reads it only when its Deployment is restarted.
     pub lazy: Arc<AtomicBool>,
     pub planes: [Cluster; 2],
@@ -142,19 +147,23 @@ impl Stage {
                 }
             })
         };
-        let says = accepting.clone();
+        let words = Arc::new(Mutex::new("Unauthorized: token not found in cache"));
+        let alternates = Arc::new(AtomicBool::new(false));
+        let (alternating, asked) = (alternates.clone(), AtomicUsize::new(0));
+        let (says, said) = (accepting.clone(), words.clone());
         let server = Member::start(None, move |seen: &Seen| {
             if seen.header("authorization") != "Bearer of-the-host" {
                 return member::status(401, "Unauthorized", "Unauthorized: no");
             }
-            if says.load(Ordering::SeqCst) {
+            let odd = asked.fetch_add(1, Ordering::SeqCst) % 2 == 1;
+            let accepts = match alternating.load(Ordering::SeqCst) {
+                true => odd,
+                false => says.load(Ordering::SeqCst),
+            };
+            if accepts {
                 member::answer(200, "application/json", "{}")
             } else {
-                member::status(
-                    401,
-                    "Unauthorized",
-                    "Unauthorized: token not found in cache",
-                )
+                member::status(401, "Unauthorized", *said.lock().unwrap())
             }
         })
         .await
@@ -196,6 +205,8 @@ impl Stage {
             maps: Api::namespaced(planes[1].client(), seed::NAMESPACE),
             accepting,
             obeys,
+            alternates,
+            words,
             planes,
             _server: server,
             _reader: tokio_util::task::AbortOnDropHandle::new(reader),
@@ -530,6 +541,136 @@ async fn a_run_that_is_alive_is_left_alone_and_a_dead_one_is_not_waited_for_long
     let took = since.elapsed();
     assert!(took < Duration::from_secs(8), "{took:?}");
     println!("a run that was cut off was finished after {took:?}");
+}
+
+/// Passes bytes on to the member's kube-apiserver. Once it is down it closes each connection at the first byte of an answer, and takes no new one.
+async fn front(of: std::net::SocketAddr, down: Arc<AtomicBool>) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            if down.load(Ordering::SeqCst) {
+                continue;
+            }
+            let (far, down) = (
+                tokio::net::TcpStream::connect(of).await.unwrap(),
+                down.clone(),
+            );
+            tokio::spawn(async move {
+                let (mut near_read, mut near_write) = near.into_split();
+                let (far_read, mut far_write) = far.into_split();
+                let out = tokio::io::copy(&mut near_read, &mut far_write);
+                let back = async {
+                    let mut buffer = vec![0; 16 * 1024];
+                    loop {
+                        let _ = far_read.readable().await;
+                        let length = match far_read.try_read(&mut buffer) {
+                            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                                continue;
+                            }
+                            Ok(0) | Err(_) => return,
+                            Ok(length) => length,
+                        };
+                        if down.load(Ordering::SeqCst) {
+                            return;
+                        }
+                        let bytes = &buffer[..length];
+                        if tokio::io::AsyncWriteExt::write_all(&mut near_write, bytes)
+                            .await
+                            .is_err()
+                        {
+                            return;
+                        }
+                    }
+                };
+                tokio::select! { _ = out => {} () = back => {} }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_answer_is_lost_is_not_taken_for_undone() {
+    let stage = Stage::new().await;
+    let down = Arc::new(AtomicBool::new(false));
+    let front = front(stage.planes[1].address(), down.clone()).await;
+    let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "clusters");
+    let clusters: Api<DynamicObject> = Api::all_with(stage.planes[0].client(), &resource);
+    let before = stage.host.registry.get("m").unwrap();
+    let through = format!("https://{front}");
+    let spec = serde_json::json!({"spec": {"connection": {"kubernetesAPIEndpoint": through}}});
+    clusters
+        .patch("m", &Default::default(), &Patch::Merge(spec))
+        .await
+        .unwrap();
+    crate::until("the registry has seen the way", || {
+        !stage.host.registry.get("m").unwrap().is_reached_as(&before)
+    })
+    .await;
+
+    let cutting = down.clone();
+    let (steps, ended) = stage
+        .run(|_| {
+            cutting.store(true, Ordering::SeqCst);
+            false
+        })
+        .await;
+    assert!(ended.is_err(), "{ended:?}");
+    assert_eq!(steps, [Step::Planned]);
+    let member = clusters.get("m").await.unwrap();
+    let state = &member.metadata.annotations.unwrap()[kah_cluster::restore::ANNOTATION];
+    assert!(state.contains("Planned"), "{state}");
+
+    down.store(false, Ordering::SeqCst);
+    let (_, ended) = stage.run(|_| false).await;
+    let report = ended.unwrap();
+    assert!(
+        report.resumed && report.outcome == Outcome::Restored,
+        "{report:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_not_agreed_to_is_not_done() {
+    let stage = Stage::new().await;
+    let broken = stage.text().await;
+    let ask = async |dry_run, agreed| {
+        let request = Request {
+            dry_run,
+            agreed,
+            patience: PATIENCE,
+            ..Request::new("m", "tester", proof())
+        };
+        let mut observer = |_: &kah_cluster::restore::State| ControlFlow::Continue(());
+        restore(&stage.host, &request, &mut observer).await
+    };
+    let planned = ask(true, None).await.unwrap();
+    let agreed: Vec<String> = planned.actions.into_iter().map(|it| it.what).collect();
+    let fewer = agreed[1..].to_vec();
+    let error = ask(false, Some(fewer)).await.unwrap_err();
+    assert!(matches!(&error, RestoreError::Otherwise(now) if now.contains("jwtSecret")));
+    assert_eq!(stage.text().await, broken);
+    let done = ask(false, Some(agreed.clone())).await.unwrap();
+    assert_eq!(done.outcome, Outcome::Restored);
+    // Somebody else was faster: there is nothing left to disagree about.
+    let done = ask(false, Some(agreed)).await.unwrap();
+    assert_eq!(done.outcome, Outcome::NothingToDo);
+}
+
+/// While Pods are replaced, one that is new answers between two that are old.
+#[tokio::test]
+async fn one_good_answer_is_no_proof() {
+    let stage = Stage::new().await;
+    stage.alternates.store(true, Ordering::SeqCst);
+    let (_, ended) = stage.run(|_| false).await;
+    assert!(
+        matches!(ended, Err(RestoreError::NotProven { .. })),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]

@@ -12,7 +12,11 @@ use kah_api::{
     cluster::{ClusterCondition, ClusterStatus, HubStatus},
     time::go_time,
 };
-use kah_cluster::{AccessCode, Answer, doctor::Finding, health::Verdict};
+use kah_cluster::{
+    AccessCode, Answer,
+    doctor::{self, Finding},
+    health::Verdict,
+};
 
 /// The condition that says whether the member lets in who comes through the host.
 pub const HOST_ACCESS: &str = "HostAccess";
@@ -232,8 +236,9 @@ fn access(before: &ClusterStatus, known: &Known) -> Option<ClusterCondition> {
             // Of silence doctor may know the cause: a Deployment without replicas is told by a kube-apiserver that answers.
             let cause = look
                 .as_ref()
-                .filter(|look| !look.accepted && !is_word_of_ks_apiserver(*code))
-                .and_then(Look::error);
+                .filter(|look| !look.accepted)
+                .and_then(Look::error)
+                .filter(|cause| knows_better(cause, *code, evidence));
             Some(match cause {
                 Some(cause) => told("False", cause),
                 None => {
@@ -243,6 +248,13 @@ fn access(before: &ClusterStatus, known: &Known) -> Option<ClusterCondition> {
             })
         }
     }
+}
+
+/// Whether what doctor found is the cause behind what the member says.
+fn knows_better(cause: &Finding, code: AccessCode, evidence: &str) -> bool {
+    // Only a member takes the word of a host: where its role is another, its word about the host's keys follows from that.
+    let by_role = cause.code == AccessCode::WrongRole && AccessCode::is_about_keys(evidence);
+    by_role || !is_word_of_ks_apiserver(code)
 }
 
 fn is_word_of_ks_apiserver(code: AccessCode) -> bool {
@@ -263,7 +275,8 @@ pub fn find<'a>(conditions: &'a [ClusterCondition], kind: &str) -> Option<&'a Cl
 }
 
 /// Takes over a condition that says something else than the stored one, and puts it at the end, as the original does. The words of an error may
-/// differ from one time to the next; as long as status and reason are the same they are no news. Those that tell a date are.
+/// differ from one time to the next; as long as status and reason are the same they are no news. Those that tell a date are, and those by which it is
+/// found repairable that was not, or the other way round.
 fn put(conditions: &mut Vec<ClusterCondition>, mut new: ClusterCondition, now: Timestamp) {
     let now = Some(Time(now));
     new.last_update_time = now.clone();
@@ -271,7 +284,11 @@ fn put(conditions: &mut Vec<ClusterCondition>, mut new: ClusterCondition, now: T
     if let Some(old) = find(conditions, &new.kind) {
         let same = old.status == new.status && old.reason == new.reason;
         let code = new.reason.parse::<AccessCode>();
-        let words_vary = code.is_ok_and(|code| code != AccessCode::CredentialExpiring);
+        let words_vary = code.is_ok_and(|code| {
+            let repaired = |message: &str| doctor::is_repaired_alone(code, message);
+            code != AccessCode::CredentialExpiring
+                && repaired(&old.message) == repaired(&new.message)
+        });
         if same && (words_vary || old.message == new.message) {
             return;
         }

@@ -155,6 +155,59 @@ fn times_and_words_change_with_what_they_tell_of() {
     );
 }
 
+/// Whoever restores goes by what is told here.
+#[test]
+fn what_becomes_repairable_is_news() {
+    let seen = |words: &str| Known {
+        look: Some(Look {
+            accepted: false,
+            findings: vec![finding("m", AccessCode::MemberNotReady, words)],
+        }),
+        ..known(refused(AccessCode::MemberUnreachable))
+    };
+    let message = |status: &ClusterStatus| {
+        let access = find(&status.conditions, HOST_ACCESS).unwrap();
+        access.message.clone()
+    };
+    let crashing = next(
+        &ClusterStatus::default(),
+        &seen("0 of 1 replicas ready"),
+        at(0),
+    );
+    let other = next(&crashing, &seen("0 of 2 replicas ready"), at(10));
+    assert_eq!(other, crashing);
+    let stopped = next(&crashing, &seen("0 of 0 replicas ready"), at(20));
+    assert!(message(&stopped).contains("0 of 0 replicas"), "{stopped:?}");
+    let access = find(&stopped.conditions, HOST_ACCESS).unwrap();
+    assert_eq!(access.last_transition_time, Some(Time(at(0))));
+    let started = next(&stopped, &seen("0 of 1 replicas ready"), at(30));
+    assert!(message(&started).contains("0 of 1 replicas"), "{started:?}");
+}
+
+#[test]
+fn a_role_is_told_as_doctor_tells_it_where_the_keys_of_the_host_are_refused() {
+    for (words, reason) in [
+        (
+            "401: Unauthorized: signing method EdDSA is invalid",
+            "WrongRole",
+        ),
+        (
+            "401: Unauthorized: signature is invalid",
+            "SignatureInvalid",
+        ),
+    ] {
+        let known = Known {
+            look: look(false, &[AccessCode::WrongRole]),
+            ..known(Some(Verdict::Refused {
+                code: AccessCode::SignatureInvalid,
+                evidence: words.into(),
+            }))
+        };
+        let status = next(&ClusterStatus::default(), &known, at(0));
+        assert_eq!(told(&status, HOST_ACCESS), format!("False/{reason}"));
+    }
+}
+
 #[test]
 fn an_agent_is_told_of_in_the_words_of_the_original() {
     let mut before = ClusterStatus::default();

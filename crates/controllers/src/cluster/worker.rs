@@ -8,6 +8,7 @@ use kah_cluster::{
     Host, Kubeconfig, clusters, doctor,
     health::Verdict,
     join::{self, Cleaned},
+    restore::{self, State},
     with_causes,
 };
 use kube::{
@@ -32,6 +33,8 @@ use crate::{Departures, Metrics, auto_restore, renewal, trust};
 const LOOK: Duration = Duration::from_secs(60);
 /// Before a fault that only a deep look shows is believed, it is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(4);
+/// For the registry to follow a change of the Cluster that we have seen.
+const FOLLOWED: Duration = Duration::from_millis(500);
 /// After something failed.
 const AGAIN: Duration = Duration::from_secs(2);
 /// For one write to the host.
@@ -89,6 +92,7 @@ pub async fn run(work: Work, object: watch::Receiver<Arc<DynamicObject>>, stop: 
         latency_told: None,
         look: None,
         suspect: false,
+        made: Made::default(),
         found: None,
         look_at: Instant::now(),
         find_at: Instant::now(),
@@ -111,6 +115,27 @@ enum Done {
     Nothing,
 }
 
+/// What of a Cluster says that faults which only a deep look shows may have come or gone.
+#[derive(Debug, Default, PartialEq)]
+struct Made {
+    spec: serde_json::Value,
+    /// The last restore that has ended.
+    restored: Option<String>,
+}
+
+impl Made {
+    fn of(object: &DynamicObject) -> Self {
+        let annotations = object.metadata.annotations.as_ref();
+        let state = annotations
+            .and_then(|annotations| annotations.get(restore::ANNOTATION))
+            .and_then(|text| serde_json::from_str::<State>(text).ok());
+        Self {
+            spec: object.data.get("spec").cloned().unwrap_or_default(),
+            restored: state.filter(|it| it.step.is_last()).map(|it| it.id),
+        }
+    }
+}
+
 struct Keeper<'a> {
     work: &'a Work,
     is_host: bool,
@@ -124,6 +149,8 @@ struct Keeper<'a> {
     look: Option<Look>,
     /// Whether the last look saw a fault for the first time.
     suspect: bool,
+    /// As the Cluster was at the last look.
+    made: Made,
     found: Option<Found>,
     look_at: Instant,
     find_at: Instant,
@@ -133,10 +160,10 @@ impl<'a> Keeper<'a> {
     async fn keep(mut self) {
         let mut job = self.job();
         loop {
-            if self.turned() {
+            let object = self.object.borrow_and_update().clone();
+            if self.turned(&object) {
                 job = self.job();
             }
-            let object = self.object.borrow_and_update().clone();
             let written = if object.metadata.deletion_timestamp.is_some() {
                 self.let_go(&object).await
             } else {
@@ -158,8 +185,11 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Whether what is held by now asks for another job at once.
-    fn turned(&mut self) -> bool {
+    /// Whether what is held by now, or what people have made of the Cluster, asks for another job at once.
+    fn turned(&mut self, object: &DynamicObject) -> bool {
+        let made = Made::of(object);
+        let remade = made != self.made;
+        self.made = made;
         let now = self.held.borrow_and_update().clone();
         let before = std::mem::replace(&mut self.last, now.clone());
         let another = before.verdict != now.verdict;
@@ -172,8 +202,10 @@ impl<'a> Keeper<'a> {
         let doubted = now.in_doubt && !before.in_doubt;
         if another || doubted {
             self.look_at = Instant::now();
+        } else if remade {
+            self.look_at = self.look_at.min(Instant::now() + FOLLOWED);
         }
-        another || doubted
+        another || doubted || remade
     }
 
     /// What is due next, when it is due.

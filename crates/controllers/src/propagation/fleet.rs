@@ -8,7 +8,11 @@ use std::{
 use arc_swap::ArcSwap;
 use futures::StreamExt;
 use kah_api::cluster::HOST_LABEL;
-use kah_cluster::{Host, propagate::Owner};
+use kah_cluster::{
+    Host,
+    propagate::Owner,
+    retry::{Pauses, Retry},
+};
 use kube::{
     Api,
     api::{ApiResource, DynamicObject, GroupVersionKind},
@@ -74,8 +78,9 @@ impl Fleet {
         let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
         let resource = ApiResource::from_gvk_with_plural(&kind, "clusters");
         let clusters: Api<DynamicObject> = Api::all_with(self.host.client.clone(), &resource);
-        let mut events =
-            std::pin::pin!(watcher(clusters, watcher::Config::default()).default_backoff());
+        let mut events = std::pin::pin!(
+            watcher(clusters, watcher::Config::default()).backoff(Pauses::of(Retry::TRANSIENT))
+        );
         let mut listed: Vec<String> = Vec::new();
         while let Some(event) = events.next().await {
             match event {

@@ -16,7 +16,20 @@ pub(super) enum Cause {
 
 /// The causes that there are now.
 #[derive(Debug, Default)]
-pub(super) struct Overdue(HashMap<Cause, Seen>);
+pub(super) struct Overdue {
+    seen: HashMap<Cause, Seen>,
+    /// Whether any was told since nothing was in the way.
+    told: bool,
+}
+
+/// What people have to be told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Due {
+    /// These have lasted.
+    pub(super) causes: Vec<Cause>,
+    /// What was told before is over, and nothing else is in the way.
+    pub(super) over: bool,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -27,23 +40,22 @@ struct Seen {
 impl Overdue {
     /// Takes these as all that is in the way now; gives those that have lasted for `after` and were not told yet. One that went and came back counts
     /// anew.
-    pub(super) fn take_in(
-        &mut self,
-        present: &[Cause],
-        now: Instant,
-        after: Duration,
-    ) -> Vec<Cause> {
-        self.0.retain(|cause, _| present.contains(cause));
-        let mut due = Vec::new();
+    pub(super) fn take_in(&mut self, present: &[Cause], now: Instant, after: Duration) -> Due {
+        self.seen.retain(|cause, _| present.contains(cause));
+        let mut due = Due::default();
         for cause in present {
-            let seen = self.0.entry(*cause).or_insert(Seen {
+            let seen = self.seen.entry(*cause).or_insert(Seen {
                 since: now,
                 told: false,
             });
             if !seen.told && now.duration_since(seen.since) >= after {
                 seen.told = true;
-                due.push(*cause);
+                self.told = true;
+                due.causes.push(*cause);
             }
+        }
+        if present.is_empty() {
+            due.over = std::mem::take(&mut self.told);
         }
         due
     }
@@ -62,6 +74,7 @@ mod tests {
         let refused = Cause::Objects(1, discriminant(&PropagateError::LeadsToHost));
         let start = Instant::now();
         let mut overdue = Overdue::default();
+        let mut ends = Vec::new();
         for (seconds, present, due) in [
             (0, vec![unknown], vec![]),
             (59, vec![unknown, refused], vec![]),
@@ -73,12 +86,17 @@ mod tests {
             (240, vec![refused, lost, unknown], vec![]),
             (300, vec![refused, lost, unknown], vec![lost, unknown]),
             (400, vec![], vec![]),
+            (400, vec![], vec![]),
             (401, vec![refused], vec![]),
             (461, vec![refused], vec![refused]),
         ] {
             let now = start + Duration::from_secs(seconds);
             let told = overdue.take_in(&present, now, Duration::from_secs(60));
-            assert_eq!(told, due, "after {seconds} s");
+            assert_eq!(told.causes, due, "after {seconds} s");
+            if told.over {
+                ends.push(seconds);
+            }
         }
+        assert_eq!(ends, [400], "the end of what was told is told once");
     }
 }

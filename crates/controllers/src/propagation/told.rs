@@ -1,4 +1,5 @@
-//! What people are told of the propagation to one member: two gauges, and an Event where something is in the way for long.
+//! What people are told of the propagation to one member: two gauges, an Event where something is in the way for long, and one when it is
+//! over.
 
 use kah_cluster::Host;
 use kube::api::{DynamicObject, ObjectMeta};
@@ -14,7 +15,9 @@ use crate::{
 };
 
 /// The reason of such Events.
-const REASON: &str = "PropagationFailed";
+const FAILED: &str = "PropagationFailed";
+/// And of the one that ends them.
+const RECOVERED: &str = "PropagationRecovered";
 
 /// Tells; and takes the gauges away when it is dropped.
 pub(super) struct Told {
@@ -51,7 +54,19 @@ impl Told {
         let stuck = causes.iter().any(|it| matches!(it, Cause::Member(_)));
         self.metrics.propagation(&self.name, waiting, stuck);
         let due = self.overdue.take_in(&causes, Instant::now(), pace.overdue);
-        for (_, words) in present.iter().filter(|(cause, _)| due.contains(cause)) {
+        let failed = present
+            .iter()
+            .filter(|(cause, _)| due.causes.contains(cause))
+            .map(|(_, words)| {
+                let lasted = pace.overdue.as_secs();
+                let message = format!("Not as on the host for more than {lasted} s: {words}");
+                (true, FAILED, message)
+            });
+        let recovered = due.over.then(|| {
+            let message = "What the host propagates is on this member again.".to_owned();
+            (false, RECOVERED, message)
+        });
+        for (warning, reason, message) in failed.chain(recovered) {
             let about = DynamicObject {
                 types: None,
                 metadata: ObjectMeta {
@@ -61,13 +76,11 @@ impl Told {
                 },
                 data: serde_json::Value::Null,
             };
+            let reason = reason.to_owned();
             let news = News {
-                warning: true,
-                reason: REASON.to_owned(),
-                message: format!(
-                    "Not as on the host for more than {} s: {words}",
-                    pace.overdue.as_secs()
-                ),
+                warning,
+                reason,
+                message,
             };
             tell_event(&host.client, &about, news, host.clock.now()).await;
         }

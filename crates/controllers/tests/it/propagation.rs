@@ -893,21 +893,29 @@ async fn what_is_in_the_way_for_long_is_told_once() {
     stage.put("User", "bob", user(HASH)).await;
     measured("kubeaihub_propagation_stuck{cluster=\"m\"} 1").await;
     let events: Api<Event> = Api::namespaced(stage.host.client.clone(), "default");
-    let told = async || {
+    let told = async |reason: &str| {
         let all = events.list(&ListParams::default()).await.unwrap().items;
         let ours = all.into_iter().filter(|event| {
             event.involved_object.name.as_deref() == Some("m")
-                && event.reason.as_deref() == Some("PropagationFailed")
+                && event.reason.as_deref() == Some(reason)
         });
         ours.filter_map(|event| event.message).collect::<Vec<_>>()
     };
-    eventually(LIMIT, "it is told", async || !told().await.is_empty())
-        .await
-        .unwrap();
+    eventually(LIMIT, "it is told", async || {
+        !told("PropagationFailed").await.is_empty()
+    })
+    .await
+    .unwrap();
+    assert!(told("PropagationRecovered").await.is_empty());
     stage.member("m").gate.set_open(true);
     stage.until_there("m", "User", "bob").await;
     measured("kubeaihub_propagation_stuck{cluster=\"m\"} 0").await;
-    let words = told().await;
+    eventually(LIMIT, "the end is told", async || {
+        told("PropagationRecovered").await.len() == 1
+    })
+    .await
+    .unwrap();
+    let words = told("PropagationFailed").await;
     assert_eq!(words.len(), 1, "{words:?}");
     assert!(
         words[0].starts_with("Not as on the host for more than 1 s: "),

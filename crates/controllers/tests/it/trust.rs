@@ -317,6 +317,8 @@ async fn what_was_deleted_on_a_member_is_told_again() {
         cluster: "m0".into(),
         by: "alice".into(),
         dry_run: true,
+        agreed: None,
+        renew: false,
         proof: stage.caller(),
         patience: Default::default(),
         kubeconfig: None,

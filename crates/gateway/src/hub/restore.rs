@@ -25,6 +25,8 @@ use crate::{
 struct Wanted {
     /// Only the plan.
     dry_run: bool,
+    /// What was agreed to: `what` of each action of the plan. If something else is to be done by now the answer is 409.
+    agreed: Option<Vec<String>>,
     /// A kubeconfig to take the place of the stored one: YAML, in base64. Secret.
     kubeconfig: Option<String>,
     /// The SHA-256 fingerprint of the member's new authority.
@@ -55,6 +57,7 @@ impl Inner {
         };
         let request = Request {
             dry_run: wanted.dry_run,
+            agreed: wanted.agreed,
             kubeconfig,
             guard: arrived.settings.guard.clone(),
             accept_ca: wanted.accept_ca,
@@ -101,7 +104,7 @@ pub(super) fn refusal(error: &RestoreError) -> Status {
     let (code, reason) = match error {
         RestoreError::Unknown(_) => (404, "NotFound"),
         RestoreError::IsHost(_) => (400, "BadRequest"),
-        RestoreError::Busy { .. } => (409, "Conflict"),
+        RestoreError::Busy { .. } | RestoreError::Otherwise(_) => (409, "Conflict"),
         RestoreError::ActsAsHost
         | RestoreError::NotRepairable { .. }
         | RestoreError::NoSecret
@@ -113,10 +116,13 @@ pub(super) fn refusal(error: &RestoreError) -> Status {
         | RestoreError::AuthorityUnknown { .. }
         | RestoreError::NotRenewable(_)
         | RestoreError::Settings(_) => (422, "Invalid"),
-        RestoreError::User(error)
+        RestoreError::User { source, .. }
             if matches!(
-                **error,
-                PropagateError::Foreign { .. } | PropagateError::LeftToKubeFed(_)
+                **source,
+                PropagateError::Foreign { .. }
+                    | PropagateError::LeftToKubeFed(_)
+                    | PropagateError::NotYet { .. }
+                    | PropagateError::UnknownUser(_)
             ) =>
         {
             (422, "Invalid")
@@ -127,4 +133,38 @@ pub(super) fn refusal(error: &RestoreError) -> Status {
     let remedy = error.remedy().map(|remedy| remedy.text).unwrap_or_default();
     let cause = error.code().map(|code| (code, remedy));
     refused(code, reason, with_causes(error), cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use kah_api::access::AccessCode;
+
+    use super::*;
+
+    #[test]
+    fn a_user_whom_others_bring_is_no_fault_of_the_way_and_says_what_to_do() {
+        let host = "another".to_owned();
+        for (source, words) in [
+            (PropagateError::LeftToKubeFed("User"), "FederatedUser"),
+            (
+                PropagateError::Foreign {
+                    kind: "User",
+                    name: "ann".into(),
+                    owner: host,
+                },
+                "hub.kubeaihub.io/host",
+            ),
+            (PropagateError::UnknownUser("ann".into()), "user"),
+        ] {
+            let status = refusal(&RestoreError::User {
+                code: Some(AccessCode::UserMissing),
+                source: Box::new(source),
+            });
+            assert_eq!(status.code, 422);
+            assert!(status.message.starts_with("bring the user"), "{status:?}");
+            let cause = &status.details.unwrap().causes[0];
+            assert_eq!(cause.reason, "UserMissing");
+            assert!(cause.message.contains(words), "{cause:?}");
+        }
+    }
 }

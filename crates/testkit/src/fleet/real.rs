@@ -109,6 +109,12 @@ impl RealFleet {
         Ok((fleet, facts))
     }
 
+    /// The control plane of a cluster.
+    pub fn plane(&self, cluster: &str) -> Option<&RealPlane> {
+        let found = self.clusters.iter().find(|it| it.name == cluster);
+        found.map(|running| &running.plane)
+    }
+
     fn facts(&self, folder: &Path) -> Result<Facts> {
         let password_file = folder.join("admin-password");
         std::fs::write(&password_file, format!("{PASSWORD}\n"))?;

@@ -307,6 +307,7 @@ impl Stage {
                     live: Duration::from_secs(2),
                     restarted: Duration::from_millis(300),
                     look: Duration::from_millis(10),
+                    stale: Duration::from_secs(5),
                 },
             },
         }
