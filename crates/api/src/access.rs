@@ -289,6 +289,12 @@ impl AccessCode {
         .any(|known| words.ends_with(known))
     }
 
+    /// Whether words are those of a [`Stranger`](crate::cluster::Stranger): what answers is another cluster than the one that joined.
+    #[must_use]
+    pub fn is_about_identity(words: &str) -> bool {
+        words.contains(crate::cluster::STRANGER)
+    }
+
     /// The cause behind the message of a member's 401 Status, for example
     /// `Unauthorized: token not found in cache`. A bare `Unauthorized` comes from a kube-apiserver and means
     /// that it rejected the stored credential.

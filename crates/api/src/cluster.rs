@@ -236,6 +236,62 @@ pub struct ClusterCondition {
     pub message: String,
 }
 
+/// The condition that is `False` while what answers for a Cluster is another cluster than the one that joined; absent otherwise.
+pub const IDENTITY: &str = "Identity";
+/// What every [`Stranger`]'s words begin with.
+pub const STRANGER: &str = "what answers is not ";
+
+/// Why what answers for a Cluster is not taken for the cluster that it stands for. `Display` says what to do; it repeats nothing that the member said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stranger {
+    /// Its namespace kube-system has another UID than `status.uid`.
+    Another {
+        /// The Cluster's name.
+        cluster: String,
+    },
+    /// It has the identity of another Cluster.
+    Double {
+        /// The Cluster's name.
+        cluster: String,
+        /// The other's.
+        of: String,
+    },
+    /// What it tells is no identity.
+    Nameless {
+        /// The Cluster's name.
+        cluster: String,
+    },
+}
+
+impl std::fmt::Display for Stranger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(STRANGER)?;
+        match self {
+            Self::Another { cluster } => write!(
+                f,
+                "the cluster that joined as {cluster}: the UID of its namespace kube-system is not status.uid. Nothing is signed for it meanwhile. \
+                 If it was set up anew, let it leave and join again: kah cluster leave {cluster}, then kah cluster join {cluster}"
+            ),
+            Self::Double { cluster, of } => write!(
+                f,
+                "a cluster of its own: it has the identity of the cluster {of}, which is in the fleet already. Nothing is signed for it meanwhile. \
+                 Let the one leave that is too many, e.g. by kah cluster leave {cluster}"
+            ),
+            Self::Nameless { cluster } => write!(
+                f,
+                "the cluster that joined as {cluster}: its namespace kube-system has no UID that could be one. Nothing is signed for it meanwhile"
+            ),
+        }
+    }
+}
+
+/// Whether this can be the UID of a namespace.
+#[must_use]
+pub fn is_uid(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (1..=64).contains(&text.len()) && text.bytes().all(plain)
+}
+
 impl Cluster {
     /// Whether this object stands for the host cluster itself.
     #[must_use]

@@ -101,7 +101,11 @@ pub enum Trust {
     /// The host's keys, and what each member was told and accepts
     Show(Output),
     /// Make a new key; members learn it before it signs, and no request fails
-    Rotate,
+    Rotate {
+        /// Let it sign although some members do not accept it, and name them; also where a rotation that waits for them is under way
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// By what a member knows callers who come through the host.
@@ -183,7 +187,7 @@ pub struct Join {
     /// Only check
     #[arg(long)]
     pub dry_run: bool,
-    /// Join although it refuses the host's tokens, to be repaired by `kah restore-access`; with --agent: invite a cluster anew that had joined
+    /// Join although it refuses the host's tokens, to be repaired by `kah restore-access`, or trusts another host; with --agent: invite a cluster anew that had joined
     #[arg(long)]
     pub force: bool,
     /// By what it is to know callers [default: federated, if it offers that]

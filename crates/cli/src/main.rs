@@ -85,7 +85,7 @@ async fn run(command: Command) -> Result<(), Failure> {
             output,
         }) => trust::move_to(&name, trust, output.output).await,
         Command::Trust(Trust::Show(output)) => trust::show(output.output).await,
-        Command::Trust(Trust::Rotate) => trust::rotate().await,
+        Command::Trust(Trust::Rotate { force }) => trust::rotate(force).await,
         Command::Cluster(Cluster::Leave { name, yes }) => membership::leave(&name, yes).await,
         Command::Doctor {
             clusters,

@@ -55,14 +55,33 @@ pub async fn show(format: Format) -> Result<(), Failure> {
 }
 
 /// Begins to change the signing key.
-pub async fn rotate() -> Result<(), Failure> {
+pub async fn rotate(force: bool) -> Result<(), Failure> {
     let (hub, _) = Hub::of_login().await?;
-    let answer = hub.post(&format!("{TRUST}/rotate"), &json!({})).await?;
+    let query = if force { "?force=true" } else { "" };
+    let path = format!("{TRUST}/rotate{query}");
+    let answer = hub.post(&path, &json!({})).await?;
     let report = understand("The signing key was not changed", &answer)?;
     output::talk(
         "Members are told of the new key first; then it signs, and the old one is forgotten. See it with `kah trust show`.",
     );
+    if let Some(words) = left_behind(&report) {
+        output::talk(&words);
+    }
     output::data(&format!("{}\n", output::harmless(&text(&report, "next"))))
+}
+
+/// Who is not waited for, where that was asked for.
+fn left_behind(report: &Value) -> Option<String> {
+    report.get("behind")?;
+    let behind: Vec<&str> = list(report, "behind").filter_map(Value::as_str).collect();
+    Some(if behind.is_empty() {
+        "All members followed the keys so far; one that does not follow the new one is not waited for.".into()
+    } else {
+        format!(
+            "Not waited for, and refusing the host's tokens until they are told: {}",
+            behind.join(", ")
+        )
+    })
 }
 
 fn tables(found: &Value) -> String {
@@ -157,6 +176,18 @@ mod tests {
         assert_eq!(
             [0, 59, 60, 86_400].map(days),
             ["0s", "59s", "1m", "1d"].map(str::to_owned)
+        );
+    }
+
+    #[test]
+    fn who_is_left_behind_is_named() {
+        assert_eq!(left_behind(&json!({"next": "a"})), None);
+        let words = left_behind(&json!({"next": "a", "behind": ["m1", "m2"]})).unwrap();
+        assert!(words.ends_with(": m1, m2"), "{words}");
+        assert!(
+            left_behind(&json!({"behind": []}))
+                .unwrap()
+                .starts_with("All")
         );
     }
 

@@ -58,6 +58,9 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
     if code == AccessCode::SignatureInvalid && AccessCode::is_about_keys(evidence) {
         return untold(cluster, evidence);
     }
+    if code == AccessCode::SignatureInvalid && AccessCode::is_about_identity(evidence) {
+        return stranger(cluster, evidence);
+    }
     if code == AccessCode::CredentialRejected && evidence.contains(FELT_BY_NOBODY) {
         return rejected_beside(cluster, evidence);
     }
@@ -90,8 +93,10 @@ fn repair(cluster: &str, code: AccessCode, evidence: &str) -> Option<String> {
     let command = format!("kah restore-access {cluster}");
     match code {
         AccessCode::WrongRole => (!evidence.contains(SERVES_MEMBERS)).then_some(command),
+        AccessCode::SignatureInvalid => {
+            (!AccessCode::is_about_identity(evidence)).then_some(command)
+        }
         AccessCode::TokenNotInCache
-        | AccessCode::SignatureInvalid
         | AccessCode::UserMissing
         | AccessCode::UserDisabled
         | AccessCode::CredentialExpiring => Some(command),
@@ -157,6 +162,26 @@ pub fn report(evidence: &Evidence) -> Report {
             _ => None,
         },
         server: evidence.server.clone(),
+    }
+}
+
+/// Another cluster answers than the one that joined: nothing that is stored or configured cures that.
+fn stranger(cluster: &str, evidence: &str) -> Finding {
+    let commands = [
+        format!("kah cluster leave {cluster}"),
+        format!("kah cluster join {cluster} --kubeconfig FILE"),
+    ];
+    Finding {
+        cluster: cluster.to_owned(),
+        code: AccessCode::SignatureInvalid,
+        severity: AccessCode::SignatureInvalid.severity(),
+        evidence: evidence.to_owned(),
+        consequence: "What answers for the member is another cluster, so the host signs nothing for it."
+            .to_owned(),
+        remedy: "If the cluster was set up anew, let it leave and join again; if it was not, somebody stands in its place.".to_owned(),
+        commands: commands.into(),
+        repairable: false,
+        repair: None,
     }
 }
 

@@ -121,6 +121,14 @@ pub enum ForwardError {
         #[source]
         source: MintError,
     },
+    /// What answers is not the cluster that joined, so nothing was sent.
+    #[error("cluster {cluster} is not asked: {reason}")]
+    Stranger {
+        /// The Cluster's name.
+        cluster: String,
+        /// What shows it, and what to do.
+        reason: String,
+    },
     /// The path does not mean the same to everyone who reads it.
     #[error("the path cannot be forwarded to cluster {cluster}")]
     Path {
@@ -144,6 +152,8 @@ impl ForwardError {
             Self::Settings { source, .. } => Some(source.code()),
             // What the host holds for the member cannot be used.
             Self::Unsigned { .. } => Some(AccessCode::ConfigUnreadable),
+            // As where the other cluster itself refuses tokens because they are not meant for it.
+            Self::Stranger { .. } => Some(AccessCode::SignatureInvalid),
             Self::Proxy { source, .. } => code_of_fault(source.kind()),
             Self::Redirect { .. } => Some(AccessCode::VersionUnsupported),
             Self::Identity { .. } | Self::Path { .. } => None,
@@ -154,9 +164,10 @@ impl ForwardError {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NotReady { .. } | Self::Settings { .. } | Self::Unsigned { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NotReady { .. }
+            | Self::Settings { .. }
+            | Self::Unsigned { .. }
+            | Self::Stranger { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Proxy { source, .. } => match source.kind() {
                 Kind::Request => StatusCode::BAD_REQUEST,
                 Kind::Timeout | Kind::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -325,6 +336,12 @@ impl Member {
         let mut value = match self.trust {
             Trust::SharedSecret => authorization.clone(),
             Trust::Federated => {
+                if let Some(reason) = &self.stranger {
+                    return Err(ForwardError::Stranger {
+                        cluster: self.name.clone(),
+                        reason: reason.clone(),
+                    });
+                }
                 let token = self.signer.mint(&self.identity, user).map_err(|source| {
                     ForwardError::Unsigned {
                         cluster: self.name.clone(),

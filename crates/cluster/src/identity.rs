@@ -5,6 +5,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 
+use crate::{
+    Host,
+    join::{JoinError, refuse_known},
+};
+
 /// For one question to a cluster that may not answer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(3);
 
@@ -20,5 +25,31 @@ pub(crate) async fn identity_within(client: Client) -> Result<Option<String>, ku
     match tokio::time::timeout(ANSWER, identity(client)).await {
         Ok(told) => told.map(Some),
         Err(_) => Ok(None),
+    }
+}
+
+/// The other Cluster that has the identity `uid`, if there is one. An identity that is not yet written down for `cluster` is looked for as at a join:
+/// by what is stored, and by asking members of which none is known.
+///
+/// # Errors
+/// [`JoinError`] where that cannot be found out now.
+pub async fn holder(host: &Host, cluster: &str, uid: &str) -> Result<Option<String>, JoinError> {
+    let members = host.registry.members();
+    let other = members
+        .iter()
+        .find(|member| member.name() != cluster && member.identity() == Some(uid));
+    if let Some(other) = other {
+        return Ok(Some(other.name().to_owned()));
+    }
+    let known = members
+        .iter()
+        .any(|member| member.name() == cluster && member.identity() == Some(uid));
+    if known {
+        return Ok(None);
+    }
+    match refuse_known(host, uid, Some(cluster)).await {
+        Ok(()) => Ok(None),
+        Err(JoinError::Same(other) | JoinError::IsHost(other)) => Ok(Some(other)),
+        Err(error) => Err(error),
     }
 }

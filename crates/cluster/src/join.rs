@@ -19,7 +19,7 @@ use crate::{
     guard::{AddressGuard, GuardError},
     host::clusters,
     identity::{ANSWER, identity, identity_within},
-    trust::{self, Published, TrustError},
+    trust::{self, Over, TrustError},
 };
 
 mod clean;
@@ -86,7 +86,7 @@ pub struct Request {
     pub kubeconfig: Vec<u8>,
     /// Only look.
     pub dry_run: bool,
-    /// Join although the member refuses the host's tokens in a way that `restore` repairs.
+    /// Join although the member refuses the host's tokens in a way that `restore` repairs, or trusts another host.
     pub force: bool,
     /// The addresses that may be asked.
     pub guard: AddressGuard,
@@ -173,12 +173,14 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     let mut told = None;
     if trust == Trust::Federated && !request.dry_run {
         let patience = trust::Patience::default();
-        let introduced = trust::introduce(host, &candidate, &uid, &request.proof, &patience).await;
+        let over = if request.force { Over::Any } else { Over::Own };
+        let proof = &request.proof;
+        let introduced = trust::introduce(host, &candidate, &uid, proof, &patience, over).await;
         match introduced {
             Ok(published) => told = Some(published),
             Err(refused) => {
-                if refused.published == Some(Published::Created) {
-                    trust::take_back(host, &client).await;
+                if let Some(published) = &refused.published {
+                    trust::undo(host, &client, published).await;
                 }
                 return Err(JoinError::Trust(Box::new(refused.error)));
             }
@@ -199,8 +201,8 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
             }
             Err(error) => Err(api("create the Cluster")(error)),
         };
-        if created.is_err() && told == Some(Published::Created) {
-            trust::take_back(host, &client).await;
+        if let (Err(_), Some(told)) = (&created, &told) {
+            trust::undo(host, &client, told).await;
         }
         created?;
     }

@@ -42,6 +42,7 @@ pub use forward::{
     CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER, with_causes,
 };
 pub use host::{Host, clusters};
+pub use identity::holder;
 pub use kah_api::access::AccessCode;
 pub use kubeconfig::{Kubeconfig, SettingsError};
 pub use kubernetes::fault_of;

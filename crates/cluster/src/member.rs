@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use kah_api::cluster::{HOST_LABEL, Trust};
+use kah_api::cluster::{HOST_LABEL, IDENTITY, Trust};
 use kah_iam::Signer;
 use kah_net::{Address, Allow, Gauges, Limits, TlsSettings, Upstream, UpstreamSettings};
 use serde::Deserialize;
@@ -72,6 +72,7 @@ pub struct Member {
     pub(crate) kubernetes: Result<Upstream, SettingsError>,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) identity: String,
+    pub(crate) stranger: Option<String>,
     pub(crate) proven: Arc<Proven>,
     pub(crate) trust: Trust,
     pub(crate) signer: Arc<Signer>,
@@ -101,6 +102,22 @@ impl Member {
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    /// Whether it is said not to be ready, and this process has not just seen for itself that it is.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.away().is_some()
+    }
+
+    /// Why it is away, if it is.
+    pub(crate) fn away(&self) -> Option<&str> {
+        match &self.readiness {
+            Readiness::NotReady { reason, message } if !self.proven.is_recent() => {
+                Some(if message.is_empty() { reason } else { message })
+            }
+            _ => None,
+        }
     }
 
     /// The way to it.
@@ -147,6 +164,12 @@ impl Member {
     #[must_use]
     pub fn identity(&self) -> Option<&str> {
         Some(self.identity.as_str()).filter(|uid| !uid.is_empty())
+    }
+
+    /// Why what answers is not taken for this member, where the Cluster says so: nothing is signed for it.
+    #[must_use]
+    pub fn stranger(&self) -> Option<&str> {
+        self.stranger.as_deref()
     }
 
     /// By what it is to know callers.
@@ -330,6 +353,7 @@ pub(crate) fn member(
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         identity: status.uid,
+        stranger: stranger(&status.conditions),
         proven,
         trust: spec.trust,
         signer: shared.signer.clone(),
@@ -342,6 +366,12 @@ pub(crate) fn member(
         connection,
         route,
     })
+}
+
+fn stranger(conditions: &[Condition]) -> Option<String> {
+    let of = |condition: &&Condition| condition.r#type == IDENTITY && condition.status == "False";
+    let told = conditions.iter().rfind(of)?;
+    Some(told.message.clone())
 }
 
 fn readiness(conditions: Vec<Condition>) -> Readiness {

@@ -235,6 +235,13 @@ async fn restore_for(
             return Err(RestoreError::Otherwise(now.join(", ")));
         }
     }
+    // Nothing is changed on a cluster that is not the one that joined; one that is brought is looked at anew.
+    if let Some(evidence) = member.stranger().filter(|_| request.kubeconfig.is_none()) {
+        return Err(RestoreError::NotRepairable {
+            code: Some(AccessCode::SignatureInvalid),
+            evidence: evidence.to_owned(),
+        });
+    }
     let connected = connection::mend(host, &member, request).await?;
     let on_member = OnMember::new(
         host,
@@ -282,7 +289,7 @@ async fn on_the_member(
     }
     let before = on_member.probe().await;
     if let Answer::Refused { code, evidence } = &before
-        && let Some(told) = on_member.untold().await
+        && let Some(told) = on_member.untold().await?
     {
         // Nothing of its configuration is at fault as long as it does not know the keys by which the host signs.
         let report = Report {

@@ -5,6 +5,7 @@
 //! * What is done twice has the same outcome; what was cut off is finished by doing it again, or by the reconciler that follows [`rotation`].
 
 mod claim;
+mod error;
 pub mod keys;
 mod publish;
 pub mod rotation;
@@ -17,21 +18,23 @@ use jiff::SignedDuration;
 use kah_api::cluster::Trust;
 use kah_iam::{
     Offer,
-    federated::{KeysError, LIFE, issuer},
+    federated::{LIFE, issuer},
 };
 use kube::Client;
 use serde::Serialize;
 
 use crate::{
-    AccessCode, Answer, CallerCredential, Host, Member, SettingsError,
+    Answer, CallerCredential, Host, Member,
     guard::AddressGuard,
     identity::{identity, identity_within},
-    proof::ProofError,
-    restore::{self, RestoreError},
+    join, restore,
 };
+use error::failed;
 
 pub use claim::WANTED;
-pub use publish::{Published, publish, withdraw};
+pub use error::TrustError;
+pub use keys::{Rotation, rotate};
+pub use publish::{Over, Published, publish, withdraw};
 pub use survey::{Survey, survey};
 pub use wanted::{Tried, give_up, is_wanted, pursue};
 
@@ -39,124 +42,13 @@ pub use wanted::{Tried, give_up, is_wanted, pursue};
 const CLAIMED: SignedDuration = SignedDuration::from_secs(40);
 /// The same where the member's configuration may have to be changed, and its ks-apiserver restarted.
 const CLAIMED_FOR_RESTORE: SignedDuration = SignedDuration::from_secs(150);
+/// The same while the host's keys are taken from a member; a move waits for the end of that. It ends before by a second at least.
+const CLAIMED_TO_WITHDRAW: SignedDuration = SignedDuration::from_secs(12);
+const WITHDRAWN_WITHIN: Duration = Duration::from_secs(10);
 /// Room for replicas of the host that hear late of what was moved, and for clocks.
 const ROOM: SignedDuration = SignedDuration::from_secs(60);
 /// Answers in a row by which a member is taken to accept: it may have more than one replica.
 const STEADY: usize = 3;
-
-/// Why trust was not moved, or keys were not published.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TrustError {
-    /// No such Cluster.
-    #[error("clusters.cluster.kubesphere.io {0:?} not found")]
-    Unknown(String),
-    /// The cluster is the host itself.
-    #[error("cluster {0} is the host itself: it trusts its own tokens")]
-    IsHost(String),
-    /// The member does not know callers by tokens of a host.
-    #[error(
-        "cluster {cluster} does not offer federated trust ({evidence}): only members that run Kube AI Hub do; it stays with the shared secret"
-    )]
-    NotOffered {
-        /// The Cluster's name.
-        cluster: String,
-        /// What shows it.
-        evidence: String,
-    },
-    /// The way to callers' answers and the way to the kube-apiserver lead to different clusters.
-    #[error(
-        "cluster {cluster} is another one than it should be: its identity is {found:?} and not {known:?}"
-    )]
-    Other {
-        /// The Cluster's name.
-        cluster: String,
-        /// As it says itself.
-        found: String,
-        /// As is known.
-        known: String,
-    },
-    /// A move of the other direction is under way.
-    #[error("trust is being moved to {} by {by}: wait for that to end", to.as_str())]
-    Busy {
-        /// Who asked for it.
-        by: String,
-        /// Which way.
-        to: Trust,
-    },
-    /// The member was told, and still refuses.
-    #[error("the member does not accept the host's tokens, so nothing was moved: {evidence}")]
-    NotAccepted {
-        /// The cause.
-        code: Option<AccessCode>,
-        /// What shows it.
-        evidence: String,
-    },
-    /// The shared secret could not be made to work.
-    #[error("make the member accept the shared secret")]
-    Restore(#[source] Box<RestoreError>),
-    /// The member cannot be reached with what the host stores.
-    #[error("reach the member's kube-apiserver: {0}")]
-    Settings(SettingsError),
-    /// It is not known which cluster this is.
-    #[error("the identity of cluster {0} is not known: status.uid is empty")]
-    NoIdentity(String),
-    /// The host itself has nothing to show to a member.
-    #[error("there is nothing to prove access with")]
-    Proof(#[source] ProofError),
-    /// The host's keys.
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-    /// A kube-apiserver refused, or was not reached.
-    #[error("{doing}")]
-    Api {
-        /// What was being tried.
-        doing: &'static str,
-        /// Why it failed.
-        #[source]
-        source: Box<kube::Error>,
-    },
-    /// No answer in time.
-    #[error("{0}: no answer in time")]
-    Silent(&'static str),
-}
-
-impl TrustError {
-    /// The cause of the lost access, where it is known.
-    #[must_use]
-    pub fn code(&self) -> Option<AccessCode> {
-        match self {
-            Self::NotAccepted { code, .. } => *code,
-            Self::Restore(error) => error.code(),
-            _ => None,
-        }
-    }
-
-    fn status(&self) -> Option<u16> {
-        match self {
-            Self::Api { source, .. } => match &**source {
-                kube::Error::Api(status) => Some(status.code),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    fn is_conflict(&self) -> bool {
-        self.status() == Some(409)
-    }
-
-    fn is_absent(&self) -> bool {
-        self.status() == Some(404)
-    }
-}
-
-fn failed(doing: &'static str) -> impl FnOnce(kube::Error) -> TrustError {
-    move |source| TrustError::Api {
-        doing,
-        source: Box::new(source),
-    }
-}
 
 /// The name by which members know the host behind this client.
 ///
@@ -184,7 +76,7 @@ pub async fn acquaint(
     let uid = identity(member.clone())
         .await
         .map_err(failed("read the identity of the member"))?;
-    publish(member, &keys.trusted(&issuer, &uid)).await?;
+    publish(member, &keys.trusted(&issuer, &uid), Over::Own).await?;
     Ok(uid)
 }
 
@@ -257,17 +149,7 @@ pub async fn move_to(host: &Host, request: &Request) -> Result<Report, TrustErro
         Trust::Federated => CLAIMED,
         Trust::SharedSecret => CLAIMED_FOR_RESTORE,
     };
-    let now = host.clock.now();
-    let before = claim::change(host, cluster, |terms| {
-        if terms.trust() != request.trust {
-            terms.begin(request.trust, &request.by, now, within)?;
-        }
-        if request.trust == Trust::SharedSecret {
-            terms.settle();
-        }
-        Ok(terms.trust())
-    })
-    .await?;
+    let before = begin(host, request, within).await?;
     let moved = before != request.trust;
     let done = match request.trust {
         Trust::Federated => to_federated(host, request, &member, moved).await,
@@ -294,6 +176,38 @@ pub async fn move_to(host: &Host, request: &Request) -> Result<Report, TrustErro
     }
 }
 
+/// Claims the member, and gives the trust that is in force. While the host's keys are taken from it, that is waited for: people go before, and what they
+/// tell the member must not be taken away a moment later.
+async fn begin(
+    host: &Host,
+    request: &Request,
+    within: SignedDuration,
+) -> Result<Trust, TrustError> {
+    let patience = Duration::try_from(CLAIMED_TO_WITHDRAW).unwrap_or_default();
+    let deadline = tokio::time::Instant::now() + patience + Duration::from_secs(1);
+    loop {
+        let now = host.clock.now();
+        let begun = claim::change(host, &request.cluster, |terms| {
+            if terms.trust() != request.trust {
+                terms.begin(request.trust, &request.by, now, within)?;
+            }
+            if request.trust == Trust::SharedSecret {
+                terms.settle();
+            }
+            Ok(terms.trust())
+        })
+        .await;
+        match begun {
+            Err(TrustError::Busy { by, .. })
+                if by == claim::WITHDRAWS && tokio::time::Instant::now() < deadline =>
+            {
+                tokio::time::sleep(request.patience.look).await;
+            }
+            begun => return begun,
+        }
+    }
+}
+
 async fn to_federated(
     host: &Host,
     request: &Request,
@@ -314,13 +228,17 @@ async fn to_federated(
             known: known.to_owned(),
         });
     }
-    let introduced = introduce(host, member, &uid, &request.proof, &request.patience).await;
+    if member.identity().is_none() {
+        identify(host, member, &uid).await?;
+    }
+    let (proof, patience) = (&request.proof, &request.patience);
+    let introduced = introduce(host, member, &uid, proof, patience, Over::Own).await;
     let published = match introduced {
         Ok(published) => published,
         Err(Refused { error, published }) => {
             // Nobody trusted this host there before, and nobody depends on it now.
-            if moved && published == Some(Published::Created) {
-                take_back(host, &client).await;
+            if moved && let Some(published) = published {
+                undo(host, &client, &published).await;
             }
             return Err(error);
         }
@@ -336,11 +254,16 @@ async fn to_federated(
             terms.set_trust(Trust::Federated);
             terms.end();
         }
+        let known = terms.identity().to_owned();
+        if known != uid {
+            return Err(TrustError::Other {
+                cluster: request.cluster.clone(),
+                found: uid.clone(),
+                known,
+            });
+        }
         terms.settle();
         terms.set_ends(None);
-        if terms.identity().is_empty() {
-            terms.set_identity(&uid);
-        }
         Ok(())
     })
     .await?;
@@ -360,12 +283,58 @@ async fn to_federated(
     })
 }
 
+/// Writes down who a member is, before anything is signed for it: of two Clusters that claim one identity at the same time, both have written it by
+/// the time that they look, and at least one sees the other.
+async fn identify(host: &Host, member: &Member, uid: &str) -> Result<(), TrustError> {
+    let known = |error| TrustError::Known(Box::new(error));
+    let name = member.name();
+    join::refuse_known(host, uid, Some(name))
+        .await
+        .map_err(known)?;
+    let written = claim::change(host, name, |terms| {
+        let before = terms.identity().to_owned();
+        if before.is_empty() {
+            terms.set_identity(uid);
+        } else if before != uid {
+            return Err(TrustError::Other {
+                cluster: name.to_owned(),
+                found: uid.to_owned(),
+                known: before,
+            });
+        }
+        Ok(before.is_empty())
+    })
+    .await?;
+    if let Err(error) = join::refuse_known_stored(host, uid, Some(name)).await {
+        if written {
+            claim::change(host, name, |terms| {
+                if terms.identity() == uid {
+                    terms.set_identity("");
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        return Err(known(error));
+    }
+    Ok(())
+}
+
 /// Takes back what a member was told, as far as it can be reached.
 pub(crate) async fn take_back(host: &Host, client: &Client) {
     if let Some((issuer, _)) = host.registry.signer().keys()
         && let Err(error) = withdraw(client, &issuer).await
     {
         tracing::warn!(error = &error as &dyn std::error::Error, "take trust back");
+    }
+}
+
+/// Makes undone what a member was told for something that came to nothing, as far as it can be reached.
+pub(crate) async fn undo(host: &Host, client: &Client, published: &Published) {
+    if let Some((issuer, _)) = host.registry.signer().keys()
+        && let Err(error) = publish::undo(client, &issuer, published).await
+    {
+        tracing::warn!(error = &error as &dyn std::error::Error, "put trust back");
     }
 }
 
@@ -382,6 +351,7 @@ pub(crate) async fn introduce(
     uid: &str,
     proof: &CallerCredential,
     patience: &Patience,
+    over: Over,
 ) -> Result<Published, Refused> {
     let refused = |error| Refused {
         error,
@@ -405,7 +375,7 @@ pub(crate) async fn introduce(
     let client = member
         .kubernetes()
         .map_err(|error| refused(TrustError::Settings(error.clone())))?;
-    let published = publish(&client, &trusted).await.map_err(refused)?;
+    let published = publish(&client, &trusted, over).await.map_err(refused)?;
     let candidate = member.with_trust(Trust::Federated, uid);
     let deadline = tokio::time::Instant::now() + patience.accept;
     let mut steady = 0;
@@ -536,10 +506,17 @@ pub async fn withdraw_ended(host: &Host, member: &Member) -> Result<(), TrustErr
     if ends.parse().is_ok_and(|ends: jiff::Timestamp| now < ends) {
         return Ok(());
     }
+    let client = member
+        .kubernetes()
+        .map_err(|error| TrustError::Settings(error.clone()))?;
+    let issuer = issuer_of(&host.client).await?;
+    // Nobody waits for a member that does not even answer.
+    publish::read(&client).await?;
     let due = claim::change(host, member.name(), |terms| {
         let due = terms.trust() == Trust::SharedSecret && terms.ends().is_some_and(|at| at <= now);
         if due {
-            terms.begin(Trust::SharedSecret, "this host", now, CLAIMED)?;
+            let (by, within) = (claim::WITHDRAWS, CLAIMED_TO_WITHDRAW);
+            terms.begin(Trust::SharedSecret, by, now, within)?;
         }
         Ok(due)
     })
@@ -547,18 +524,22 @@ pub async fn withdraw_ended(host: &Host, member: &Member) -> Result<(), TrustErr
     if !due {
         return Ok(());
     }
-    let client = member
-        .kubernetes()
-        .map_err(|error| TrustError::Settings(error.clone()))?;
-    withdraw(&client, &issuer_of(&host.client).await?).await?;
-    claim::change(host, member.name(), |terms| {
+    let withdrawn = tokio::time::timeout(WITHDRAWN_WITHIN, withdraw(&client, &issuer))
+        .await
+        .unwrap_or(Err(TrustError::Silent(
+            "take the host's keys from the member",
+        )));
+    let ended = claim::change(host, member.name(), |terms| {
         if terms.is_moving(Trust::SharedSecret) {
-            terms.set_ends(None);
+            if withdrawn.is_ok() {
+                terms.set_ends(None);
+            }
             terms.end();
         }
         Ok(())
     })
-    .await
+    .await;
+    withdrawn.and(ended)
 }
 
 /// What a member has been told of this host's keys.
@@ -580,19 +561,7 @@ pub async fn tell(host: &Host, member: &Member) -> Result<Published, TrustError>
         .kubernetes()
         .map_err(|error| TrustError::Settings(error.clone()))?;
     match trusted.filter(|_| !audience.is_empty()) {
-        Some(trusted) => publish(&client, &trusted).await,
+        Some(trusted) => publish(&client, &trusted, Over::Own).await,
         None => Err(TrustError::NoIdentity(member.name().to_owned())),
     }
-}
-
-/// Makes the key that will sign next; the reconciler does the rest. Gives its id.
-///
-/// # Errors
-/// [`TrustError::Keys`] with [`KeysError::UnderWay`] while a rotation goes on.
-pub async fn rotate(host: &Host) -> Result<String, TrustError> {
-    keys::signing(host).await?;
-    let now = host.clock.now();
-    let keys = keys::change(host, |keys| keys.make_next(now)).await?;
-    let next = keys.records().last();
-    Ok(next.map(|key| key.id.clone()).unwrap_or_default())
 }

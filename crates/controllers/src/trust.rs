@@ -4,23 +4,34 @@
 
 pub(crate) mod wanted;
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use futures::{FutureExt, StreamExt};
 use jiff::SignedDuration;
+use kah_api::cluster::Trust;
 use kah_cluster::{
     Host,
+    retry::{Pauses, Retry},
     trust::{
         TrustError, keys,
-        rotation::{MemberKeys, Memory, Pace, Step, Told, next_step},
+        rotation::{MemberKeys, Memory, Pace, Step, Told, next_step, refusing},
         survey, tell, withdraw_ended,
     },
     with_causes,
 };
 use kah_iam::federated::{KeyRecord, KeysError};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Steps of one round; what is left is done in the next one.
 const STEPS: usize = 8;
+/// Members that something is done about at the same time.
+const AT_ONCE: usize = 16;
+/// For taking the keys from one member: more than every wait inside together.
+const WITHDRAW_WITHIN: Duration = Duration::from_secs(40);
 /// For one step: every wait inside is bounded too, that of the host's own kube-apiserver by this.
 const STEP_WITHIN: Duration = Duration::from_secs(60);
 
@@ -42,30 +53,44 @@ pub async fn run_at(host: Host, pace: Pace, stop: CancellationToken) {
             () = stop.cancelled() => return,
             // The signer lives as long as the host.
             Ok(()) = changes.changed() => {}
+            () = back(&host) => {}
             () = tokio::time::sleep(Duration::try_from(again).unwrap_or_default()) => {}
         }
     }
+}
+
+/// Ends when a federated member that was away is there again: it may not know the keys by which its callers are vouched for now.
+async fn back(host: &Host) {
+    let mut changes = host.registry.changes();
+    let away = || -> BTreeSet<String> {
+        let members = host.registry.members().into_iter();
+        let away = members.filter(|member| member.trust() == Trust::Federated && member.is_away());
+        away.map(|member| member.name().to_owned()).collect()
+    };
+    let mut before = away();
+    while changes.changed().await.is_ok() {
+        let now = away();
+        if before.iter().any(|name| !now.contains(name)) {
+            return;
+        }
+        before = now;
+    }
+    std::future::pending().await
 }
 
 /// What is remembered from round to round; without it a rotation only takes a little longer.
 #[derive(Default)]
 struct Seen {
     memory: Memory,
+    /// From whom the host's keys could not be taken, and when that is tried again.
+    withdrawals: BTreeMap<String, (Pauses, Instant)>,
     /// Who kept the next key from signing when somebody looked last.
     refusing: Vec<String>,
 }
 
 /// Looks, acts, and says when to look again.
 async fn round(host: &Host, pace: &Pace, seen: &mut Seen) -> SignedDuration {
-    for member in host.registry.members() {
-        if let Err(error) = withdraw_ended(host, &member).await {
-            tracing::info!(
-                cluster = member.name(),
-                error = &error as &dyn std::error::Error,
-                "take the host's keys from a member; trying again"
-            );
-        }
-    }
+    withdraw(host, &mut seen.withdrawals).await;
     for _ in 0..STEPS {
         match tokio::time::timeout(STEP_WITHIN, step(host, pace, &mut seen.memory)).await {
             Ok(Ok(Step::Wait(now))) => {
@@ -95,6 +120,46 @@ async fn round(host: &Host, pace: &Pace, seen: &mut Seen) -> SignedDuration {
     pace.look
 }
 
+/// Takes the host's keys from members that left federated trust, from several at once; one where that fails is left alone for a while.
+async fn withdraw(host: &Host, failed: &mut BTreeMap<String, (Pauses, Instant)>) {
+    let members = host.registry.members();
+    failed.retain(|name, _| members.iter().any(|member| member.name() == name));
+    let now = Instant::now();
+    let due = members
+        .into_iter()
+        .filter(|member| failed.get(member.name()).is_none_or(|(_, at)| *at <= now))
+        .map(|member| {
+            let withdrawn = async move {
+                let withdrawn = withdraw_ended(host, &member);
+                let ended = tokio::time::timeout(WITHDRAW_WITHIN, withdrawn).await;
+                let late = "take the host's keys from the member";
+                let ended = ended.unwrap_or(Err(TrustError::Silent(late)));
+                (member.name().to_owned(), ended)
+            };
+            withdrawn.boxed()
+        });
+    let due: Vec<_> = due.collect();
+    let mut done = futures::stream::iter(due).buffer_unordered(AT_ONCE);
+    while let Some((name, ended)) = done.next().await {
+        match ended {
+            Ok(()) => {
+                failed.remove(&name);
+            }
+            Err(error) => {
+                tracing::info!(
+                    cluster = name,
+                    error = &error as &dyn std::error::Error,
+                    "take the host's keys from a member; trying again later"
+                );
+                let (pauses, at) = failed
+                    .entry(name)
+                    .or_insert_with(|| (Pauses::of(Retry::REFUSED), now));
+                *at = Instant::now() + pauses.failed();
+            }
+        }
+    }
+}
+
 /// Sooner than a whole rest where a retired key is to be forgotten.
 fn rest(host: &Host, pace: &Pace) -> SignedDuration {
     let keys = host.registry.signer().keys();
@@ -119,6 +184,10 @@ async fn step(host: &Host, pace: &Pace, memory: &mut Memory) -> Result<Step, Tru
                 keys::change(host, |keys| keys.make_next(now)).await?;
             }
             Step::Promote => {
+                let behind = refusing(&records, &members);
+                if !behind.is_empty() {
+                    tracing::warn!(members = ?behind, "the next key signs although these members do not accept it: somebody said so");
+                }
                 keys::change(host, |keys| keys.promote(now)).await?;
             }
             Step::Forget(ids) => {
@@ -130,6 +199,10 @@ async fn step(host: &Host, pace: &Pace, memory: &mut Memory) -> Result<Step, Tru
             }
             Step::Publish(names) => {
                 let failed = publish(host, names).await;
+                let told = names
+                    .iter()
+                    .filter(|name| !failed.iter().any(|(it, _)| it == *name));
+                memory.published(&told.cloned().collect::<Vec<_>>(), now);
                 if failed.len() == names.len() {
                     // Whoever cannot be told holds up nothing that can be done without it.
                     for (cluster, words) in failed {
@@ -148,16 +221,21 @@ async fn step(host: &Host, pace: &Pace, memory: &mut Memory) -> Result<Step, Tru
     }
 }
 
-/// Tells members, and gives those that could not be told.
+/// Tells members, several at once, and gives those that could not be told.
 async fn publish(host: &Host, names: &[String]) -> Vec<(String, String)> {
-    let mut failed = Vec::new();
-    for name in names {
-        let Some(member) = host.registry.get(name) else {
-            continue;
+    let told = names.iter().filter_map(|name| {
+        let member = host.registry.get(name)?;
+        let told = async move {
+            let told = tell(host, &member).await;
+            Some((name.clone(), with_causes(&told.err()?)))
         };
-        if let Err(error) = tell(host, &member).await {
-            failed.push((name.clone(), with_causes(&error)));
-        }
+        Some(told.boxed())
+    });
+    let told: Vec<_> = told.collect();
+    let mut told = futures::stream::iter(told).buffer_unordered(AT_ONCE);
+    let mut failed = Vec::new();
+    while let Some(one) = told.next().await {
+        failed.extend(one);
     }
     failed
 }

@@ -18,6 +18,8 @@ pub struct Caller {
     pub groups: Vec<String>,
     /// Whether there was no credential at all.
     pub anonymous: bool,
+    /// Whether a host vouched for them, by a token that is good for a moment.
+    pub vouched: bool,
 }
 
 /// What a login gives.
@@ -58,6 +60,8 @@ pub struct Rejection {
     pub text: String,
     /// Whether it was a bearer token, whose rejections people look for in the log.
     pub bearer: bool,
+    /// Whether nothing was decided about the credential: the answer may be another one a moment later.
+    pub undecided: bool,
 }
 
 /// What a User says of itself.
@@ -76,6 +80,12 @@ pub trait Callers: Send + Sync + 'static {
         &'a self,
         authorization: Option<&'a HeaderValue>,
     ) -> BoxFuture<'a, Result<Caller, Rejection>>;
+
+    /// Who a caller is by now for whom a host has vouched; the token by which it did counts no more.
+    ///
+    /// # Errors
+    /// [`Rejection`] where the user has gone or is disabled.
+    fn vouched_for(&self, user: &str) -> Result<Caller, Rejection>;
 
     /// Whether the caller may do this, by a role or because the path needs none ([`is_open`]).
     ///

@@ -259,6 +259,7 @@ impl Inner {
             (_, Some(_)) => Rejection {
                 text: "%!s(<nil>)".to_owned(),
                 bearer: false,
+                undecided: false,
             },
         };
         if rejection.bearer {
@@ -350,7 +351,7 @@ impl Inner {
         if !member::is_long_running(&arrived.target, headers) {
             return Ok(None);
         }
-        self.streams.begin(headers, target).map_err(|TooMany| {
+        self.streams.begin(headers, &arrived.caller, target).map_err(|TooMany| {
             let words = "too many terminals and forwarded ports are open here; close some of them, and try again";
             Box::new(Status::service_unavailable(words, Vec::new(), 5))
         })

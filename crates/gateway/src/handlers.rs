@@ -74,7 +74,8 @@ impl Inner {
             }
             Endpoint::HubRotate => {
                 let by = arrived.caller.name.clone();
-                let answered = self.rotate(&by).await;
+                let query = arrived.target.query().to_owned();
+                let answered = self.rotate(&by, &query).await;
                 or_status(&arrived, answered)
             }
             Endpoint::HubTunnel => self.tunnel(&mut arrived),

@@ -7,8 +7,8 @@ use futures::future::BoxFuture;
 use http::HeaderValue;
 use kah_api::{config::Configuration, path::Target};
 use kah_iam::{
-    Authentication, Authorizer, Decision, GlobalRoles, Identity, Offer, TokenPair,
-    authenticate::GrantError as Refused,
+    Authentication, AuthenticationError, Authorizer, Decision, GlobalRoles, Identity, Offer,
+    TokenPair, authenticate::GrantError as Refused,
 };
 
 use crate::callers::{Caller, Callers, GrantError, Profile, Rejection, Tokens};
@@ -45,6 +45,23 @@ impl Sessions {
     }
 }
 
+fn caller(identity: Identity) -> Caller {
+    Caller {
+        anonymous: identity.is_anonymous(),
+        name: identity.name,
+        groups: identity.groups,
+        vouched: identity.vouched,
+    }
+}
+
+fn rejection(error: &AuthenticationError) -> Rejection {
+    Rejection {
+        bearer: error.is_logged(),
+        undecided: error.is_undecided(),
+        text: error.to_string(),
+    }
+}
+
 fn tokens(pair: TokenPair) -> Tokens {
     Tokens {
         access: pair.access,
@@ -72,17 +89,15 @@ impl Callers for Sessions {
             // A value that is no text is no credential, but it is not the absence of one either.
             let text = authorization.map(|value| value.to_str().unwrap_or("?"));
             match self.authentication.authenticate(text).await {
-                Ok(identity) => Ok(Caller {
-                    anonymous: identity.is_anonymous(),
-                    name: identity.name,
-                    groups: identity.groups,
-                }),
-                Err(error) => Err(Rejection {
-                    bearer: error.is_logged(),
-                    text: error.to_string(),
-                }),
+                Ok(identity) => Ok(caller(identity)),
+                Err(error) => Err(rejection(&error)),
             }
         })
+    }
+
+    fn vouched_for(&self, user: &str) -> Result<Caller, Rejection> {
+        let identity = self.authentication.vouched_for(user);
+        identity.map(caller).map_err(|error| rejection(&error))
     }
 
     fn authorize(&self, caller: &Caller, target: &Target) -> Result<(), String> {

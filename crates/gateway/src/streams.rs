@@ -1,10 +1,15 @@
 //! Watches, followed logs, terminals and forwarded ports end when the caller's credential or right does (security-tests.md W5, T13).
 //!
-//! A request is judged when it comes; what goes on after that is judged again every so often, by the same two questions.
+//! A request is judged when it comes; what goes on after that is judged again every so often, by the same two questions. A member does not judge again
+//! the token by which its host vouched for a caller, which is good for a moment only: whether the user exists, is not disabled and has the right it
+//! knows itself, and the caller's own credential is judged by the host, which ends the stream that it forwards.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,7 +18,7 @@ use kah_api::path::Target;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    callers::{Caller, Callers},
+    callers::{Caller, Callers, Rejection},
     gateway::Gateway,
 };
 
@@ -22,6 +27,8 @@ const UPGRADES: usize = 4096;
 
 /// A password is dear to check, and does not end by itself: it is asked in one round out of so many.
 const PASSWORD_ROUNDS: u64 = 30;
+/// Rounds in a row in which nothing could be decided about a credential, before it counts as ended: half a minute at the usual pace.
+const MOST_UNDECIDED: u32 = 15;
 
 /// What goes on now. A stream is forgotten when nobody holds its token any more.
 pub(crate) struct Streams {
@@ -49,6 +56,10 @@ struct Stream {
     upgrade: bool,
     /// Whom to judge again; nobody has nothing that could end.
     authorization: Option<HeaderValue>,
+    /// The user for whom a host has vouched.
+    vouched: Option<Arc<str>>,
+    /// Rounds in a row that decided nothing.
+    undecided: Arc<AtomicU32>,
     /// What this server itself has allowed; a member judges what it is asked.
     target: Option<Arc<Target>>,
 }
@@ -58,6 +69,7 @@ impl Streams {
     pub(crate) fn begin(
         &self,
         headers: &HeaderMap,
+        caller: &Caller,
         target: Option<&Target>,
     ) -> Result<Option<Arc<CancellationToken>>, TooMany> {
         let upgrade = kah_net::is_upgrade(headers);
@@ -77,6 +89,8 @@ impl Streams {
             ends: Arc::downgrade(&ends),
             upgrade,
             authorization,
+            vouched: caller.vouched.then(|| caller.name.as_str().into()),
+            undecided: Arc::default(),
             target: target.cloned().map(Arc::new),
         });
         Ok(Some(ends))
@@ -94,7 +108,7 @@ impl Streams {
             streams.clone()
         };
         // Many streams of one caller are one question.
-        let mut known: HashMap<HeaderValue, Option<Caller>> = HashMap::new();
+        let mut known: HashMap<HeaderValue, Result<Caller, Rejection>> = HashMap::new();
         for stream in open {
             let Some(ends) = stream.ends.upgrade() else {
                 continue;
@@ -102,26 +116,31 @@ impl Streams {
             let Some(authorization) = stream.authorization else {
                 continue;
             };
-            let bearer = authorization
-                .to_str()
-                .is_ok_and(|value| value.starts_with("Bearer "));
-            if !bearer && !round.is_multiple_of(PASSWORD_ROUNDS) {
+            let undecided = stream.undecided.load(Ordering::Relaxed);
+            let rests = !round.is_multiple_of(PASSWORD_ROUNDS) && undecided == 0;
+            if rests && is_password(&authorization) {
                 continue;
             }
-            let caller = match known.get(&authorization) {
-                Some(caller) => caller.clone(),
-                None => {
-                    let asked = callers.authenticate(Some(&authorization)).await;
-                    let caller = asked.ok();
+            let caller = match (&stream.vouched, known.get(&authorization)) {
+                (Some(user), _) => callers.vouched_for(user),
+                (None, Some(caller)) => caller.clone(),
+                (None, None) => {
+                    let caller = callers.authenticate(Some(&authorization)).await;
                     known.insert(authorization, caller.clone());
                     caller
                 }
             };
-            let may = caller.is_some_and(|caller| {
-                stream
+            let may = match caller {
+                Ok(caller) => stream
                     .target
-                    .is_none_or(|target| callers.authorize(&caller, &target).is_ok())
-            });
+                    .is_none_or(|target| callers.authorize(&caller, &target).is_ok()),
+                Err(rejection) if rejection.undecided && undecided + 1 < MOST_UNDECIDED => {
+                    stream.undecided.store(undecided + 1, Ordering::Relaxed);
+                    continue;
+                }
+                Err(_) => false,
+            };
+            stream.undecided.store(0, Ordering::Relaxed);
             if !may {
                 ends.cancel();
             }
@@ -132,6 +151,13 @@ impl Streams {
     fn count(&self) -> usize {
         self.lock().len()
     }
+}
+
+/// As authentication reads the scheme: in any case.
+fn is_password(authorization: &HeaderValue) -> bool {
+    let text = authorization.to_str().unwrap_or_default().trim();
+    let scheme = text.split(' ').next().unwrap_or_default();
+    scheme.eq_ignore_ascii_case("basic")
 }
 
 impl Gateway {
@@ -151,16 +177,91 @@ impl Gateway {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use futures::future::BoxFuture;
+
     use super::*;
+    use crate::callers::{GrantError, Profile, Tokens};
+
+    /// Says of every credential what it was told to say, and counts how often it is asked.
+    struct Says(Mutex<Result<(), bool>>, AtomicU32);
+
+    impl Says {
+        fn now(&self, word: Result<(), bool>) {
+            *self.0.lock().unwrap() = word;
+        }
+    }
+
+    impl Callers for Says {
+        fn authenticate<'a>(
+            &'a self,
+            _: Option<&'a HeaderValue>,
+        ) -> BoxFuture<'a, Result<Caller, Rejection>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            let word = *self.0.lock().unwrap();
+            let said = word.map(|()| caller()).map_err(|undecided| Rejection {
+                text: String::new(),
+                bearer: true,
+                undecided,
+            });
+            Box::pin(async { said })
+        }
+
+        fn vouched_for(&self, _: &str) -> Result<Caller, Rejection> {
+            Ok(caller())
+        }
+
+        fn authorize(&self, _: &Caller, _: &Target) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn password<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a str,
+            _: Option<IpAddr>,
+            _: Option<&'a str>,
+        ) -> BoxFuture<'a, Result<Tokens, GrantError>> {
+            Box::pin(async { Err(GrantError::Invalid(String::new())) })
+        }
+
+        fn refresh<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Tokens, GrantError>> {
+            Box::pin(async { Err(GrantError::Invalid(String::new())) })
+        }
+
+        fn profile(&self, _: &str) -> Option<Profile> {
+            None
+        }
+
+        fn revoke<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    fn caller() -> Caller {
+        Caller {
+            name: "a".into(),
+            groups: Vec::new(),
+            anonymous: false,
+            vouched: false,
+        }
+    }
+
+    fn begin(streams: &Streams, authorization: &'static str) -> Arc<CancellationToken> {
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_static(authorization);
+        headers.insert(header::AUTHORIZATION, value);
+        streams.begin(&headers, &caller(), None).unwrap().unwrap()
+    }
 
     #[test]
     fn a_stream_is_forgotten_with_its_token_and_nobody_has_none() {
         let streams = Streams::default();
-        assert_eq!(streams.begin(&HeaderMap::new(), None).map(drop), Ok(()));
+        let nobody = streams.begin(&HeaderMap::new(), &caller(), None);
+        assert_eq!(nobody.map(drop), Ok(()));
         assert_eq!(streams.count(), 0);
-        let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer a"));
-        let ends = streams.begin(&headers, None).unwrap();
+        let ends = begin(&streams, "Bearer a");
         assert_eq!(streams.count(), 1);
         drop(ends);
         assert!(
@@ -181,14 +282,64 @@ mod tests {
         upgrade.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         upgrade.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         plain.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer a"));
-        let first = streams.begin(&upgrade, None).unwrap().unwrap();
+        let first = streams.begin(&upgrade, &caller(), None).unwrap().unwrap();
         upgrade.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer b"));
-        let _second = streams.begin(&upgrade, None).unwrap().unwrap();
-        assert_eq!(streams.begin(&upgrade, None).map(drop), Err(TooMany));
+        let _second = streams.begin(&upgrade, &caller(), None).unwrap().unwrap();
+        assert_eq!(
+            streams.begin(&upgrade, &caller(), None).map(drop),
+            Err(TooMany)
+        );
         let _watches: Vec<_> = (0..9)
-            .map(|_| streams.begin(&plain, None).unwrap().unwrap())
+            .map(|_| streams.begin(&plain, &caller(), None).unwrap().unwrap())
             .collect();
         drop(first);
-        assert!(streams.begin(&upgrade, None).is_ok());
+        assert!(streams.begin(&upgrade, &caller(), None).is_ok());
+    }
+
+    #[tokio::test]
+    async fn every_spelling_of_a_token_is_judged_in_every_round_and_passwords_seldom() {
+        for (authorization, asked) in [
+            ("Bearer a", 3),
+            ("bearer a", 3),
+            ("BEARER a", 3),
+            (" bEaReR a", 3),
+            ("Basic a", 0),
+            ("basic a", 0),
+        ] {
+            let (streams, says) = (Streams::default(), Says(Mutex::new(Ok(())), 0.into()));
+            let ends = begin(&streams, authorization);
+            for round in 1..=3 {
+                streams.judge(&says, round).await;
+            }
+            assert_eq!(says.1.load(Ordering::Relaxed), asked, "{authorization}");
+            says.now(Err(false));
+            streams.judge(&says, PASSWORD_ROUNDS).await;
+            assert!(ends.is_cancelled(), "{authorization}");
+        }
+    }
+
+    #[tokio::test]
+    async fn d6_only_a_verdict_ends_a_stream_at_once_and_none_at_all_in_the_end() {
+        for authorization in ["Bearer a", "Basic a"] {
+            let (streams, says) = (Streams::default(), Says(Mutex::new(Err(true)), 0.into()));
+            let ends = begin(&streams, authorization);
+            // A queue that is full for a while.
+            let mut round = PASSWORD_ROUNDS;
+            for _ in 1..MOST_UNDECIDED {
+                streams.judge(&says, round).await;
+                round += 1;
+            }
+            assert!(!ends.is_cancelled(), "{authorization}");
+            says.now(Ok(()));
+            streams.judge(&says, round).await;
+            // For longer than that.
+            says.now(Err(true));
+            round = 2 * PASSWORD_ROUNDS;
+            for left in (0..MOST_UNDECIDED).rev() {
+                streams.judge(&says, round).await;
+                assert_eq!(ends.is_cancelled(), left == 0, "{authorization}");
+                round += 1;
+            }
+        }
     }
 }

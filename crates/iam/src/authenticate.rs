@@ -37,6 +37,8 @@ pub struct Identity {
     pub groups: Vec<String>,
     /// Further facts.
     pub extra: BTreeMap<String, Vec<String>>,
+    /// Whether a host vouched for this caller, by a token that is good for a moment: what was begun with it ends when the host says so.
+    pub vouched: bool,
 }
 
 impl Identity {
@@ -47,6 +49,7 @@ impl Identity {
             name: ANONYMOUS.into(),
             groups: vec!["system:unauthenticated".into()],
             extra: BTreeMap::new(),
+            vouched: false,
         }
     }
 
@@ -65,6 +68,7 @@ impl Identity {
             name,
             groups,
             extra: BTreeMap::new(),
+            vouched: false,
         }
     }
 }
@@ -99,6 +103,12 @@ pub enum AuthenticationError {
 }
 
 impl AuthenticationError {
+    /// Whether nothing was decided about the credential: the answer may be another one a moment later.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        matches!(self, Self::Cache(_) | Self::Busy(_))
+    }
+
     /// Whether it was a bearer token, whose rejections people look for in the log (lost-access.md, fact 3).
     #[must_use]
     pub fn is_logged(&self) -> bool {
@@ -240,11 +250,23 @@ impl Authentication {
 
     async fn bearer(&self, token: &str) -> Result<Identity, AuthenticationError> {
         if let Some(user) = self.vouched(token)? {
-            return Ok(Identity::of(&*self.user_of(&user)?));
+            return self.vouched_for(&user);
         }
         let kinds = [TokenType::Access, TokenType::Static];
         let claims = self.verified(token, &kinds).await?;
         Ok(Identity::of(&*self.user_of(&claims.username)?))
+    }
+
+    /// Who a caller is by now for whom a host has vouched: the user must still exist and not be disabled. The token was for the request that began it,
+    /// so neither its end nor that of its key counts; the host sees to the caller's own credential.
+    ///
+    /// # Errors
+    /// [`AuthenticationError`].
+    pub fn vouched_for(&self, user: &str) -> Result<Identity, AuthenticationError> {
+        Ok(Identity {
+            vouched: true,
+            ..Identity::of(&*self.user_of(user)?)
+        })
     }
 
     /// The user that a trusted host names. No cache is asked: such a token is for this cluster alone and ends by itself.

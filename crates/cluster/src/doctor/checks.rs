@@ -25,6 +25,7 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
         (kubernetes, None)
     };
     let cause = stored(evidence)
+        .or_else(|| stranger(evidence))
         .or_else(|| refusal(evidence))
         .or(felt)
         .or_else(|| deployment(evidence))
@@ -80,6 +81,12 @@ fn explained(mut finding: Finding, evidence: &Evidence) -> Finding {
 fn stored(evidence: &Evidence) -> Cause {
     let error = evidence.stored.as_ref().err()?;
     Some((error.code(), error.to_string()))
+}
+
+/// Whatever else it answers is not about the member.
+fn stranger(evidence: &Evidence) -> Cause {
+    let words = evidence.stranger.clone()?;
+    Some((AccessCode::SignatureInvalid, words))
 }
 
 /// The member's ks-apiserver answers, and does not accept the token: whatever else may be wrong, this is its own word.
@@ -282,6 +289,7 @@ mod tests {
     fn healthy() -> Evidence {
         Evidence {
             cluster: "m".into(),
+            stranger: None,
             stored: Ok(()),
             kubeconfig: Ok(()),
             through_kubernetes: true,

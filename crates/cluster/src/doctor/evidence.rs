@@ -99,6 +99,8 @@ pub enum Secret {
 pub struct Evidence {
     /// The Cluster's name.
     pub cluster: String,
+    /// Why what answers is not taken for the cluster that joined, where the Cluster says so.
+    pub stranger: Option<String>,
     /// Whether the stored connection can be used at all.
     pub stored: Result<(), SettingsError>,
     /// Whether something is stored to ask the kube-apiserver with.
@@ -163,6 +165,7 @@ pub async fn gather(host: &Host, member: &Arc<Member>, proof: &CallerCredential)
     };
     Evidence {
         cluster: member.name().to_owned(),
+        stranger: member.stranger().map(str::to_owned),
         stored: member.route().map(drop).map_err(Clone::clone),
         kubeconfig: member.kubernetes().map(drop).map_err(Clone::clone),
         through_kubernetes: matches!(member.route(), Ok(Route::ServiceProxy(_))),

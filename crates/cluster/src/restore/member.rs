@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::{Change, Plan, Request, RestoreError, plan};
 use crate::{
     AccessCode, Answer, Host, Member,
-    trust::{self, rotation::Told},
+    trust::{self, TrustError, rotation::Told},
 };
 
 /// The key of the configuration in the ConfigMap.
@@ -115,23 +115,28 @@ impl<'a> OnMember<'a> {
         plan::plan(&self.host_configuration().await?, text, key, only)
     }
 
-    /// What a federated member has to be told, if it does not know all of the host's keys.
-    pub(super) async fn untold(&self) -> Option<Change> {
+    /// What a federated member has to be told, if it does not know all of the host's keys. What another host has told it is people's to take away.
+    pub(super) async fn untold(&self) -> Result<Option<Change>, RestoreError> {
         if self.trust() != Trust::Federated {
-            return None;
+            return Ok(None);
         }
         let from = match trust::told(self.host, &self.member).await {
             Told::Other(ids) if ids.is_empty() => "no keys of this host".to_owned(),
             Told::Other(ids) => ids.join(", "),
-            Told::Foreign(issuer) => format!("the keys of {issuer}"),
-            Told::All | Told::Away(_) => return None,
+            Told::Foreign(issuer) => {
+                return Err(RestoreError::NotRepairable {
+                    code: Some(AccessCode::SignatureInvalid),
+                    evidence: TrustError::Foreign(issuer).to_string(),
+                });
+            }
+            Told::All | Told::Away(_) => return Ok(None),
         };
-        Some(Change {
+        Ok(Some(Change {
             key: "ConfigMap hub-trust".into(),
             from,
             to: "the keys of this host".into(),
             code: AccessCode::SignatureInvalid,
-        })
+        }))
     }
 
     /// Tells the member, and says whether it accepts then.

@@ -21,6 +21,8 @@ pub(super) const CLAIM: &str = "hub.kubeaihub.io/trust-move";
 pub(super) const ENDS: &str = "hub.kubeaihub.io/trust-ends";
 /// The annotation that says which trust the Cluster is to get as soon as that can be.
 pub const WANTED: &str = "hub.kubeaihub.io/trust-wanted";
+/// Who claims a member to take the host's keys from it.
+pub(super) const WITHDRAWS: &str = "this host";
 /// Tries of a write that somebody else came before.
 const TRIES: usize = 8;
 

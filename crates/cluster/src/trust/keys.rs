@@ -8,8 +8,9 @@ use kah_iam::{
     federated::{KeysError, SIGNING_KEYS},
 };
 use kube::{Api, Client, api::PostParams, core::ObjectMeta};
+use serde::Serialize;
 
-use super::{TrustError, failed};
+use super::{Survey, TrustError, failed, survey};
 use crate::Host;
 
 /// Tries of a write that somebody else came before.
@@ -110,4 +111,51 @@ async fn take(host: &Host, keys: &SigningKeys) -> Result<(), TrustError> {
     };
     signer.take(&issuer, keys.clone())?;
     Ok(())
+}
+
+/// A rotation that has begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotation {
+    /// The id of the key that will sign next.
+    pub next: String,
+    /// With `force`: who did not follow the keys before, and is not waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind: Option<Vec<String>>,
+}
+
+/// Makes the key that will sign next; the reconciler does the rest. With `force` it signs although members do not accept it, also where that rotation is
+/// under way already.
+///
+/// # Errors
+/// [`TrustError::Keys`] with [`KeysError::UnderWay`] while a rotation goes on.
+pub async fn rotate(host: &Host, force: bool) -> Result<Rotation, TrustError> {
+    let before = signing(host).await?;
+    let behind = if force {
+        Some(behind(&before, &survey(host).await))
+    } else {
+        None
+    };
+    let now = host.clock.now();
+    let keys = change(host, |keys| match keys.make_next(now) {
+        Ok(()) if !force => Ok(()),
+        Ok(()) | Err(KeysError::UnderWay) if force => keys.force(),
+        made => made,
+    })
+    .await?;
+    let next = keys.records().last();
+    Ok(Rotation {
+        next: next.map(|key| key.id.clone()).unwrap_or_default(),
+        behind,
+    })
+}
+
+/// Who does not accept all keys that there are.
+fn behind(keys: &SigningKeys, surveys: &[Survey]) -> Vec<String> {
+    let accepts = |survey: &&Survey| {
+        let accepts = survey.keys.accepts.as_ref();
+        accepts.is_some_and(|accepts| keys.records().iter().all(|key| accepts.contains(&key.id)))
+    };
+    let behind = surveys.iter().filter(|survey| !accepts(survey));
+    behind.map(|survey| survey.keys.cluster.clone()).collect()
 }

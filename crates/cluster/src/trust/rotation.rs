@@ -60,23 +60,52 @@ pub struct MemberKeys {
     pub accepts: Option<Vec<String>>,
 }
 
-/// What members accepted when they last answered.
+/// What members accepted when they last answered, and which of them do not keep what they are told.
 #[derive(Debug, Default)]
-pub struct Memory(BTreeMap<String, (Timestamp, Vec<String>)>);
+pub struct Memory {
+    accepted: BTreeMap<String, (Timestamp, Vec<String>)>,
+    /// When they were told last, and how often since they were seen to know it.
+    told: BTreeMap<String, (Timestamp, u32)>,
+}
+
+/// So often a member is told without having been seen to know it, before it has to wait.
+const TOLD_AT_ONCE: u32 = 2;
 
 impl Memory {
+    /// These members were told. One that shows something else every time is told once in a while, and holds up nobody meanwhile.
+    pub fn published(&mut self, names: &[String], now: Timestamp) {
+        for name in names {
+            let (at, times) = self.told.entry(name.clone()).or_insert((now, 0));
+            *at = now;
+            *times = times.saturating_add(1);
+        }
+    }
+
     /// Takes up what was found out, and puts what was known in the place of answers that are missing for less than `grace`. Of one that never answered
     /// nothing is known, so that it counts as one that accepts no key meanwhile.
     pub fn fill_in(&mut self, members: &mut [MemberKeys], now: Timestamp, grace: SignedDuration) {
-        self.0
-            .retain(|name, _| members.iter().any(|member| member.cluster == *name));
+        let is_there = |name: &String| members.iter().any(|member| member.cluster == *name);
+        self.accepted.retain(|name, _| is_there(name));
+        self.told.retain(|name, _| is_there(name));
         for member in members {
+            match (&member.told, self.told.get(&member.cluster)) {
+                (Told::All, Some(_)) => {
+                    self.told.remove(&member.cluster);
+                }
+                (Told::Other(_), Some((at, times)))
+                    if *times >= TOLD_AT_ONCE && now.duration_since(*at) < grace =>
+                {
+                    member.told = Told::Away("it does not keep what it is told".into());
+                }
+                _ => {}
+            }
             match &member.accepts {
                 Some(ids) => {
-                    self.0.insert(member.cluster.clone(), (now, ids.clone()));
+                    self.accepted
+                        .insert(member.cluster.clone(), (now, ids.clone()));
                 }
                 None => {
-                    let known = self.0.entry(member.cluster.clone());
+                    let known = self.accepted.entry(member.cluster.clone());
                     let (at, ids) = known.or_insert_with(|| (now, Vec::new()));
                     if now.duration_since(*at) < grace {
                         member.accepts = Some(ids.clone());
@@ -130,11 +159,8 @@ pub fn next_step(keys: &[KeyRecord], now: Timestamp, members: &[MemberKeys], pac
         return Step::Forget(ended);
     }
     if let Some(next) = of(KeyState::Next).next() {
-        let refusing = names(members, |member| {
-            let accepts = member.accepts.as_ref();
-            accepts.is_some_and(|accepts| !accepts.contains(&next.id))
-        });
-        return if refusing.is_empty() && age(next) >= pace.settle {
+        let refusing = refusing(keys, members);
+        return if (refusing.is_empty() || next.forced) && age(next) >= pace.settle {
             Step::Promote
         } else {
             Step::Wait(refusing)
@@ -144,6 +170,19 @@ pub fn next_step(keys: &[KeyRecord], now: Timestamp, members: &[MemberKeys], pac
         return Step::Next;
     }
     Step::Rest
+}
+
+/// Who answers callers and does not accept the next key. Whoever trusts another host refuses this one's keys, old and new.
+#[must_use]
+pub fn refusing(keys: &[KeyRecord], members: &[MemberKeys]) -> Vec<String> {
+    let Some(next) = keys.iter().find(|key| key.state == KeyState::Next) else {
+        return Vec::new();
+    };
+    names(members, |member| {
+        let accepts = member.accepts.as_ref();
+        !matches!(member.told, Told::Foreign(_))
+            && accepts.is_some_and(|accepts| !accepts.contains(&next.id))
+    })
 }
 
 fn names(members: &[MemberKeys], which: impl Fn(&MemberKeys) -> bool) -> Vec<String> {
@@ -180,8 +219,47 @@ mod tests {
             state,
             made: at(since),
             since: at(since),
+            forced: false,
             public: serde_json::Value::Null,
         }
+    }
+
+    fn forced(key: KeyRecord) -> KeyRecord {
+        KeyRecord {
+            forced: true,
+            ..key
+        }
+    }
+
+    #[test]
+    fn who_does_not_keep_what_it_is_told_is_told_again_and_holds_up_nobody() {
+        let pace = Pace::default();
+        let retired = key("a", KeyState::Retired, 0);
+        let keys = [retired, key("b", KeyState::Active, 0)];
+        let mut memory = Memory::default();
+        let mut told = 0;
+        let mut forgotten = None;
+        let start = pace.linger.as_secs();
+        for seconds in start..start + 3 * pace.grace.as_secs() {
+            let mut members = [member("m", Told::Other(vec![]), Some(&["a"]))];
+            memory.fill_in(&mut members, at(seconds), pace.grace);
+            match next_step(&keys, at(seconds), &members, &pace) {
+                Step::Publish(names) => {
+                    told += 1;
+                    memory.published(&names, at(seconds));
+                }
+                Step::Forget(_) => forgotten = forgotten.or(Some(seconds - start)),
+                step => panic!("{step:?}"),
+            }
+        }
+        assert_eq!((told, forgotten), (4, Some(2)));
+        // Once it knows, it is told at once again.
+        let later = at(start + 1000);
+        let mut members = [member("m", Told::All, Some(&["a"]))];
+        memory.fill_in(&mut members, later, pace.grace);
+        let mut members = [member("m", Told::Other(vec![]), Some(&["a"]))];
+        memory.fill_in(&mut members, later, pace.grace);
+        assert_eq!(members[0].told, Told::Other(vec![]));
     }
 
     #[test]
@@ -260,6 +338,30 @@ mod tests {
                 vec![a(), key("b", Next, 100)],
                 500,
                 vec![member("m", away(), Some(&["a"]))],
+                Step::Wait(some(&["m"])),
+            ),
+            (
+                "one that belongs to another host refuses any key of ours",
+                vec![a(), key("b", Next, 100)],
+                500,
+                vec![
+                    member("m", Told::Foreign("x".into()), Some(&[])),
+                    member("n", Told::All, Some(&["a", "b"])),
+                ],
+                Step::Promote,
+            ),
+            (
+                "somebody said that it goes on without those who do not follow",
+                vec![a(), forced(key("b", Next, 100))],
+                110,
+                vec![member("m", Told::All, Some(&["a"]))],
+                Step::Promote,
+            ),
+            (
+                "and not before the others can have read it",
+                vec![a(), forced(key("b", Next, 100))],
+                109,
+                vec![member("m", Told::All, Some(&["a"]))],
                 Step::Wait(some(&["m"])),
             ),
             (

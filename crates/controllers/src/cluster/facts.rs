@@ -69,6 +69,8 @@ fn failed(doing: &'static str) -> impl FnOnce(kube::Error) -> FactsError {
 pub struct Found {
     /// For the status.
     pub facts: Facts,
+    /// The other Cluster that has this identity.
+    pub double: Option<String>,
     /// The users to whom it has given a role, where it may be asked.
     pub granted: Option<BTreeSet<String>>,
 }
@@ -105,6 +107,7 @@ pub async fn gather(client: &Client, member: Option<&Member>) -> Result<Found, F
         };
         Ok(Found {
             facts,
+            double: None,
             granted: allowed(granted, "list the roles of users")?,
         })
     };

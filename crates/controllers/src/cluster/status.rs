@@ -9,12 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kah_api::{
     access::Severity,
-    cluster::{ClusterCondition, ClusterStatus, HubStatus},
+    cluster::{ClusterCondition, ClusterStatus, HubStatus, IDENTITY, Stranger, is_uid},
     time::go_time,
 };
 use kah_cluster::{
     AccessCode, Answer,
-    doctor::{self, Finding},
+    doctor::{self, Finding, finding},
     health::Verdict,
 };
 
@@ -24,6 +24,8 @@ pub const HOST_ACCESS: &str = "HostAccess";
 pub const ACCEPTED: &str = "Accepted";
 /// Its reason where the host has nothing to ask with.
 const NOT_PROVEN: &str = "NotProven";
+/// The reason of [`IDENTITY`].
+const ANOTHER: &str = "AnotherCluster";
 const EXPIRES: &str = "KubeConfigCertExpiresInSevenDays";
 const AGENT: &str = "AgentAvailable";
 
@@ -79,6 +81,8 @@ impl Look {
 /// Everything that is known of one cluster.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
+    /// The Cluster's name.
+    pub name: String,
     /// Whether it is the host itself.
     pub host: bool,
     /// `spec.joinFederation`
@@ -93,6 +97,8 @@ pub struct Known {
     pub look: Option<Look>,
     /// What its APIs say.
     pub facts: Option<Facts>,
+    /// The other Cluster that has the identity which they tell.
+    pub double: Option<String>,
     /// `service-proxy`, `endpoint` or `tunnel`.
     pub route: &'static str,
     /// The trust that is in force.
@@ -109,14 +115,14 @@ pub struct Known {
 #[must_use]
 pub fn next(before: &ClusterStatus, known: &Known, now: Timestamp) -> ClusterStatus {
     let mut status = before.clone();
-    if let Some(facts) = &known.facts {
+    let identity = identity(before, known);
+    if let Some(facts) = &known.facts
+        && !matches!(identity, Identity::Of(_))
+    {
         if let Some(version) = &facts.kubernetes {
             status.kubernetes_version.clone_from(version);
         }
         status.node_count = facts.nodes.or(status.node_count);
-        if let Some(uid) = &facts.uid {
-            status.uid.clone_from(uid);
-        }
         if let Some(version) = &facts.kubesphere {
             status.kubesphere_version = match version.as_str() {
                 "" => "unknown",
@@ -130,7 +136,24 @@ pub fn next(before: &ClusterStatus, known: &Known, now: Timestamp) -> ClusterSta
         }
     }
     hub(status.hub.get_or_insert_default(), known, now);
+    let before_stranger = find(&before.conditions, IDENTITY).is_some_and(|it| it.status == "False");
     let mut conditions = Vec::new();
+    match &identity {
+        Identity::Unknown => {}
+        Identity::Good(uid) => {
+            status.uid.clone_from(uid);
+            status.conditions.retain(|it| it.kind != IDENTITY);
+        }
+        Identity::Of(stranger) => {
+            let message = stranger.to_string();
+            conditions.push(condition(IDENTITY, "False", ANOTHER, &message));
+        }
+    }
+    let stranger = match &identity {
+        Identity::Unknown => before_stranger,
+        Identity::Good(_) => false,
+        Identity::Of(_) => true,
+    };
     conditions.extend(known.agent.map(agent));
     if let Some(verdict) = &known.verdict {
         if known.joined {
@@ -142,11 +165,54 @@ pub fn next(before: &ClusterStatus, known: &Known, now: Timestamp) -> ClusterSta
     if known.tells_certificate {
         conditions.push(expires(known.certificate_ends, now));
     }
-    conditions.extend(access(before, known));
+    // The code alone does not tell what it is about now.
+    if stranger != before_stranger {
+        status.conditions.retain(|it| it.kind != HOST_ACCESS);
+    }
+    conditions.extend(match &identity {
+        Identity::Of(stranger) => Some(locked_out(&known.name, stranger)),
+        _ if stranger => None,
+        _ => access(before, known),
+    });
     for condition in conditions {
         put(&mut status.conditions, condition, now);
     }
     status
+}
+
+/// What the identity of a cluster amounts to.
+enum Identity {
+    /// Nothing was told yet: what is stored holds.
+    Unknown,
+    /// It is the one that joined, or one that nobody knew.
+    Good(String),
+    /// It is not.
+    Of(Stranger),
+}
+
+/// `status.uid` is what tokens are signed for, so a member's own word never changes it once it is there, and never makes one member another.
+fn identity(before: &ClusterStatus, known: &Known) -> Identity {
+    let cluster = || known.name.clone();
+    let uid = known.facts.as_ref().and_then(|facts| facts.uid.as_ref());
+    match (uid, &known.double) {
+        (None, _) => Identity::Unknown,
+        (Some(uid), _) if known.host => Identity::Good(uid.clone()),
+        (Some(uid), _) if !is_uid(uid) => Identity::Of(Stranger::Nameless { cluster: cluster() }),
+        (Some(uid), _) if !before.uid.is_empty() && before.uid != *uid => {
+            Identity::Of(Stranger::Another { cluster: cluster() })
+        }
+        (Some(_), Some(of)) => Identity::Of(Stranger::Double {
+            cluster: cluster(),
+            of: of.clone(),
+        }),
+        (Some(uid), None) => Identity::Good(uid.clone()),
+    }
+}
+
+fn locked_out(cluster: &str, stranger: &Stranger) -> ClusterCondition {
+    let finding = finding(cluster, AccessCode::SignatureInvalid, &stranger.to_string());
+    let message = format!("{} ({})", finding.consequence, finding.evidence);
+    condition(HOST_ACCESS, "False", finding.code.as_str(), &message)
 }
 
 fn hub(hub: &mut HubStatus, known: &Known, now: Timestamp) {
@@ -231,6 +297,10 @@ fn access(before: &ClusterStatus, known: &Known) -> Option<ClusterCondition> {
         (Some(Verdict::Accepted), _) => {
             let holds = find(&before.conditions, HOST_ACCESS).is_some_and(|it| it.status == "True");
             (!holds).then(accepted)
+        }
+        // What the last probe was not sent for has ended.
+        (Some(Verdict::Refused { evidence, .. }), _) if AccessCode::is_about_identity(evidence) => {
+            None
         }
         (Some(Verdict::Refused { code, evidence }), look) => {
             // Of silence doctor may know the cause: a Deployment without replicas is told by a kube-apiserver that answers.

@@ -338,3 +338,89 @@ fn latency_is_news_only_where_it_is_another() {
         assert_eq!(rounded(told, millis(latency)), expected, "{told} {latency}");
     }
 }
+
+fn facts(uid: &str) -> Option<Facts> {
+    Some(Facts {
+        kubernetes: Some("v1.36.2".into()),
+        nodes: Some(1),
+        uid: Some(uid.into()),
+        kubesphere: None,
+        configz: None,
+    })
+}
+
+#[test]
+fn t1_the_identity_is_written_once_and_never_that_of_another() {
+    for (stored, tells, double, host, uid, told) in [
+        ("", "a", None, false, "a", "-"),
+        ("a", "a", None, false, "a", "-"),
+        ("a", "b", None, false, "a", "False/AnotherCluster"),
+        ("a", "b", None, true, "b", "-"),
+        ("", "b", Some("m1"), false, "", "False/AnotherCluster"),
+        ("b", "b", Some("m1"), false, "b", "False/AnotherCluster"),
+        ("", "", None, false, "", "False/AnotherCluster"),
+        ("a", "", None, false, "a", "False/AnotherCluster"),
+        ("", "a b\n", None, false, "", "False/AnotherCluster"),
+    ] {
+        let before = ClusterStatus {
+            uid: stored.into(),
+            ..ClusterStatus::default()
+        };
+        let known = Known {
+            name: "m".into(),
+            host,
+            facts: facts(tells),
+            double: double.map(str::to_owned),
+            ..known(Some(Verdict::Accepted))
+        };
+        let status = next(&before, &known, at(0));
+        let case = format!("{stored:?} {tells:?} {double:?}");
+        assert_eq!(status.uid, uid, "{case}");
+        assert_eq!(super::tests::told(&status, IDENTITY), told, "{case}");
+        let stranger = told != "-";
+        let access = if stranger {
+            "False/SignatureInvalid"
+        } else {
+            "True/Accepted"
+        };
+        assert_eq!(super::tests::told(&status, HOST_ACCESS), access, "{case}");
+        assert_eq!(status.kubernetes_version.is_empty(), stranger, "{case}");
+        // Nothing more is written while it lasts, also after a restart that knows no facts.
+        assert_eq!(next(&status, &known, at(60)), status, "{case}");
+        let restarted = Known {
+            facts: None,
+            ..known.clone()
+        };
+        assert_eq!(next(&status, &restarted, at(60)), status, "{case}");
+    }
+}
+
+#[test]
+fn words_of_a_lasting_refusal_give_way_to_those_about_the_identity_and_back() {
+    let before = ClusterStatus {
+        uid: "a".into(),
+        ..ClusterStatus::default()
+    };
+    let at_work = |uid: &str| Known {
+        name: "m".into(),
+        facts: facts(uid),
+        ..known(refused(AccessCode::SignatureInvalid))
+    };
+    let message = |status: &ClusterStatus| {
+        find(&status.conditions, HOST_ACCESS)
+            .unwrap()
+            .message
+            .clone()
+    };
+    let refused = next(&before, &at_work("a"), at(0));
+    assert!(message(&refused).contains("its words"));
+    let other = next(&refused, &at_work("b"), at(1));
+    assert!(
+        message(&other).contains("kah cluster leave m"),
+        "{}",
+        message(&other)
+    );
+    let back = next(&other, &at_work("a"), at(2));
+    assert!(message(&back).contains("its words"));
+    assert_eq!(told(&back, IDENTITY), "-");
+}

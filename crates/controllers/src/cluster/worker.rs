@@ -3,11 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use kah_api::cluster::{Cluster, FINALIZER};
+use kah_api::cluster::{Cluster, FINALIZER, IDENTITY, is_uid};
 use kah_cluster::{
-    Host, Kubeconfig, clusters, doctor,
+    Host, Kubeconfig, Member, clusters, doctor,
     health::Verdict,
-    join::{self, Cleaned},
+    holder,
+    join::{self, Cleaned, JoinError},
     restore::{self, State},
     with_causes,
 };
@@ -275,6 +276,7 @@ impl<'a> Keeper<'a> {
             _ => "endpoint",
         };
         Known {
+            name: self.work.name.clone(),
             host: self.is_host,
             joined: object.spec.join_federation,
             verdict: held.verdict,
@@ -282,6 +284,7 @@ impl<'a> Keeper<'a> {
             agent: held.agent,
             look: self.look.clone(),
             facts: self.found.as_ref().map(|found| found.facts.clone()),
+            double: self.found.as_ref().and_then(|found| found.double.clone()),
             route: if self.is_host { "" } else { route },
             trust: if self.is_host {
                 String::new()
@@ -488,8 +491,12 @@ fn news(
     after: &kah_api::cluster::ClusterStatus,
 ) -> Option<News> {
     let now = status::find(&after.conditions, HOST_ACCESS)?;
+    let stranger = |status: &kah_api::cluster::ClusterStatus| {
+        status::find(&status.conditions, IDENTITY).is_some()
+    };
     let same = status::find(&before.conditions, HOST_ACCESS)
-        .is_some_and(|it| it.status == now.status && it.reason == now.reason);
+        .is_some_and(|it| it.status == now.status && it.reason == now.reason)
+        && stranger(before) == stranger(after);
     (!same).then(|| News {
         warning: now.reason != ACCEPTED,
         reason: now.reason.clone(),
@@ -510,6 +517,38 @@ async fn look(work: &Work) -> Done {
     Done::Looked(Look::new(&evidence.route, doctor::examine(&evidence)))
 }
 
+struct Identified {
+    /// Who else has the identity.
+    double: Option<String>,
+    /// Whether it is not the cluster that joined.
+    stranger: bool,
+}
+
+/// Whether what a member tells is an identity that it may have.
+async fn identified(
+    work: &Work,
+    member: Option<&Member>,
+    found: &Found,
+) -> Result<Identified, JoinError> {
+    // Who may not be asked tells nothing new.
+    let (Some(member), Some(uid)) = (member, found.facts.uid.as_deref()) else {
+        return Ok(Identified {
+            double: None,
+            stranger: false,
+        });
+    };
+    let another = !is_uid(uid) || member.identity().is_some_and(|known| known != uid);
+    let double = if another {
+        None
+    } else {
+        holder(&work.host, &work.name, uid).await?
+    };
+    Ok(Identified {
+        stranger: another || double.is_some(),
+        double,
+    })
+}
+
 /// Asks what there is to know, and writes what follows from it.
 async fn find(work: &Work, is_host: bool, accepted: bool) -> Done {
     let member = work.host.registry.get(&work.name);
@@ -521,7 +560,7 @@ async fn find(work: &Work, is_host: bool, accepted: bool) -> Done {
         },
         None => return Done::Found(None),
     };
-    let found = match facts::gather(&client, member.as_deref()).await {
+    let mut found = match facts::gather(&client, member.as_deref()).await {
         Ok(found) => found,
         Err(error) => {
             tracing::info!(
@@ -532,6 +571,28 @@ async fn find(work: &Work, is_host: bool, accepted: bool) -> Done {
             return Done::Found(None);
         }
     };
+    match identified(work, member.as_deref().filter(|_| !is_host), &found).await {
+        Ok(Identified { double, stranger }) => {
+            found.double = double;
+            if stranger {
+                // Its words are about another cluster, and so would ours be.
+                tracing::warn!(
+                    cluster = work.name,
+                    uid = found.facts.uid.as_deref(),
+                    "what answers is not the cluster that joined"
+                );
+                return Done::Found(Some(found));
+            }
+        }
+        Err(error) => {
+            tracing::info!(
+                cluster = work.name,
+                "look who the cluster is: {}",
+                with_causes(&error)
+            );
+            return Done::Found(None);
+        }
+    }
     // While access is lost its configuration belongs to those who restore it.
     if accepted && let Err(error) = facts::tell_name(&client, &work.name).await {
         tracing::warn!(

@@ -1,5 +1,6 @@
 //! Trust moves and keys change, and nobody who asks notices.
 
+mod apart;
 pub mod stage;
 
 use std::{
@@ -115,6 +116,131 @@ async fn t1_d1_a_stolen_member_opens_nothing_else() {
         survey(&stage.host).await
     );
     assert!(!said.contains(canary) && !said.contains(&token));
+
+    // Its kube-apiserver says that it is m1: from then on it would be sent tokens for m1.
+    run(&stage);
+    eventually("m0 is well", async || {
+        access(&stage, "m0").await.0 == "True"
+    })
+    .await;
+    let uid = |cluster: kah_api::cluster::Cluster| cluster.status.unwrap_or_default().uid;
+    let own = uid(of_cluster(&stage, "m0").await);
+    connect(&stage, "m0", 1, 0).await;
+    eventually("the other identity is told", async || {
+        let (status, reason, message) = access(&stage, "m0").await;
+        (status.as_str(), reason.as_str()) == ("False", "SignatureInvalid")
+            && message.contains("kah cluster leave m0")
+    })
+    .await;
+    assert!(
+        events(&stage, "m0")
+            .await
+            .contains(&"SignatureInvalid".into())
+    );
+    assert_eq!(uid(of_cluster(&stage, "m0").await), own);
+    until("nothing is signed for it", || {
+        let member = stage.host.registry.get("m0");
+        member.is_some_and(|member| member.stranger().is_some())
+    })
+    .await;
+    let words = stage.ask("m0").await.unwrap_err();
+    assert!(words.contains("what answers is not the cluster"), "{words}");
+    for seen in stage.members[0].server.seen() {
+        let token = seen.header("authorization");
+        assert!(!token.starts_with("Bearer") || audience(&token).is_none_or(|aud| aud == own));
+    }
+    // When it is itself again, people get in again.
+    connect(&stage, "m0", 0, 0).await;
+    eventually("m0 is well again", async || {
+        access(&stage, "m0").await.0 == "True"
+    })
+    .await;
+    assert_eq!(status(&stage, "m0").await, 200);
+    assert_eq!(uid(of_cluster(&stage, "m0").await), own);
+}
+
+/// The `aud` of a token that a host signed.
+fn audience(authorization: &str) -> Option<String> {
+    use base64::Engine;
+    let part = authorization.split('.').nth(1)?;
+    let claims = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(part).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    Some(claims.get("aud")?.as_str()?.to_owned())
+}
+
+/// A Cluster for which the kube-apiserver of one member, and the ks-apiserver of another, answers.
+fn connected(stage: &Stage, name: &str, kubernetes: usize, kubesphere: usize) -> serde_json::Value {
+    let plane = &stage.members[kubernetes].plane;
+    seed::member_cluster(
+        name,
+        plane.admin_kubeconfig(),
+        &format!("https://{}", plane.address()),
+        Some(&stage.members[kubesphere].server.url()),
+    )
+}
+
+/// Makes an existing Cluster such a one.
+async fn connect(stage: &Stage, name: &str, kubernetes: usize, kubesphere: usize) {
+    let object = connected(stage, name, kubernetes, kubesphere);
+    let patch = json!({"spec": {"connection": object["spec"]["connection"]}});
+    clusters(&stage.plane)
+        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .unwrap();
+}
+
+/// Status, reason and message of `HostAccess`.
+async fn access(stage: &Stage, name: &str) -> (String, String, String) {
+    let cluster = of_cluster(stage, name).await;
+    let told = cluster.condition("HostAccess").cloned();
+    told.map_or_else(Default::default, |it| (it.status, it.reason, it.message))
+}
+
+/// All reconcilers.
+fn run(stage: &Stage) {
+    tokio::spawn(kah_controllers::run(
+        stage.host.clone(),
+        kah_controllers::Settings {
+            host_cluster: "host".into(),
+            host_kubeconfig: stage.plane.admin_kubeconfig().to_owned(),
+            resync: Duration::from_secs(1),
+        },
+        kah_controllers::Metrics::default(),
+        stage.stop.clone(),
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t1_a_cluster_that_claims_the_identity_of_another_is_given_none() {
+    let stage = Stage::new(&["own secret of m0", "own secret of m1"]).await;
+    stage.move_to("m1", Trust::Federated).await.unwrap();
+    let object = connected(&stage, "m2", 1, 1);
+    clusters(&stage.plane)
+        .create(
+            &Default::default(),
+            &serde_json::from_value(object).unwrap(),
+        )
+        .await
+        .unwrap();
+    until("m2 is known", || stage.host.registry.get("m2").is_some()).await;
+    let seen = stage.members[1].server.seen().len();
+    let error = stage.move_to("m2", Trust::Federated).await.unwrap_err();
+    let words = kah_cluster::with_causes(&error);
+    assert!(matches!(error, TrustError::Known(_)), "{words}");
+    assert!(
+        words.contains("the cluster m1, which is in the fleet"),
+        "{words}"
+    );
+    assert_eq!(stage.members[1].server.seen().len(), seen);
+    run(&stage);
+    eventually("whose identity it is is told", async || {
+        let (status, _, message) = access(&stage, "m2").await;
+        status == "False" && message.contains("the identity of the cluster m1")
+    })
+    .await;
+    let status = of_cluster(&stage, "m2").await.status.unwrap();
+    assert_eq!(status.uid, "");
+    assert_eq!(access(&stage, "m1").await.0, "True");
 }
 
 /// A GET straight to a stand-in.
@@ -210,8 +336,8 @@ async fn j5_keys_change_and_no_request_fails() {
     load.more(100).await;
     for _ in 0..2 {
         let old = sent(&stage, 0);
-        let next = rotate(&stage.host).await.unwrap();
-        let again = rotate(&stage.host).await;
+        let next = rotate(&stage.host, false).await.unwrap().next;
+        let again = rotate(&stage.host, false).await;
         assert!(matches!(again, Err(TrustError::Keys(KeysError::UnderWay))));
         until("the new key signs alone", || {
             states(&stage) == [KeyState::Active]
@@ -271,7 +397,7 @@ async fn who_is_away_holds_nobody_up_and_is_told_when_it_is_back() {
     eventually("m1 is away", async || away(&stage).await).await;
     reconcile(&stage);
     let load = Load::start(&stage, &["m0"], 4);
-    rotate(&stage.host).await.unwrap();
+    rotate(&stage.host, false).await.unwrap();
     until("the new key signs alone", || {
         states(&stage) == [KeyState::Active]
     })
@@ -493,16 +619,7 @@ async fn a_marked_member_becomes_federated_once_it_can_be_asked_and_no_other() {
             .await
             .unwrap();
     }
-    tokio::spawn(kah_controllers::run(
-        stage.host.clone(),
-        kah_controllers::Settings {
-            host_cluster: "host".into(),
-            host_kubeconfig: stage.plane.admin_kubeconfig().to_owned(),
-            resync: Duration::from_secs(1),
-        },
-        kah_controllers::Metrics::default(),
-        stage.stop.clone(),
-    ));
+    run(&stage);
     let told = async |name: &str| {
         let cluster = of_cluster(&stage, name).await;
         let access = cluster.condition("HostAccess").map(|it| it.reason.clone());

@@ -155,3 +155,53 @@ async fn an_agent_that_goes_and_comes_back_is_told_of() {
     assert_eq!(stage.told("m", AGENT).await, "True/");
     stage.end().await;
 }
+
+#[tokio::test]
+async fn t1_a_stolen_agent_that_tells_another_identity_gets_no_token_for_it() {
+    let mut stage = Stage::new().await;
+    let authority = Arc::new(TunnelAuthority::in_memory(Timestamp::now()).unwrap());
+    stage.host.registry.tunnels().serve(HubKeys {
+        authority: authority.clone(),
+        clock: stage.host.clock.clone(),
+    });
+    let keys = kah_iam::SigningKeys::first(Timestamp::now()).unwrap();
+    let signer = stage.host.registry.signer();
+    signer.take("kubeaihub:of-this-test", keys).unwrap();
+    let (hub, _front) = front(stage.host.registry.clone()).await;
+    let (uid, server) = stage.join_dialling("m", Does::Accepts).await;
+    let own = plane(Role::Member, SECRET, "0").await;
+    let other = plane(Role::Member, SECRET, "0").await;
+    stage.run();
+    let honest = start(&hub, &authority, &uid, &server, own.admin_kubeconfig()).await;
+    let known = async || stage.cluster("m").await.status.unwrap_or_default().uid;
+    kah_testkit::eventually(crate::stage::SOON, "its identity", async || {
+        !known().await.is_empty()
+    })
+    .await
+    .unwrap();
+    let identity = known().await;
+    let federated = serde_json::json!({"spec": {"trust": "federated"}});
+    stage.patch("m", federated).await;
+    stage.becomes("m", "HostAccess", "True/Accepted").await;
+
+    // The same certificate, and a kube-apiserver that names another cluster.
+    drop(honest);
+    let _stolen = start(&hub, &authority, &uid, &server, other.admin_kubeconfig()).await;
+    stage.becomes("m", "Identity", "False/AnotherCluster").await;
+    stage
+        .becomes("m", "HostAccess", "False/SignatureInvalid")
+        .await;
+    assert_eq!(known().await, identity);
+    let cluster = stage.cluster("m").await;
+    let told = &cluster.condition("HostAccess").unwrap().message;
+    assert!(told.contains("kah cluster leave m"), "{told}");
+    kah_testkit::eventually(crate::stage::SOON, "nothing is signed", async || {
+        let member = stage.host.registry.get("m").unwrap();
+        let answer = member.probe(&stage.host.proof().unwrap()).await;
+        matches!(answer, kah_cluster::Answer::Refused { evidence, .. }
+            if evidence.contains("what answers is not"))
+    })
+    .await
+    .unwrap();
+    stage.end().await;
+}

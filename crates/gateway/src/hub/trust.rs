@@ -1,23 +1,24 @@
 //! `GET trust`, `PUT clusters/{cluster}/trust` and `POST trust/rotate`
 
+use super::{LARGEST_BODY, body, proof, refused, restore};
+use crate::{
+    answer,
+    gateway::{Arrived, Inner},
+};
 use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
 use kah_api::{cluster::Trust, status::Status};
 use kah_cluster::{
     Host,
-    trust::{Patience, Report, Request, TrustError, move_to, rotate, rotation::Told, survey},
+    join::JoinError,
+    trust::{
+        Patience, Report, Request, Rotation, TrustError, move_to, rotate, rotation::Told, survey,
+    },
     with_causes,
 };
 use kah_iam::federated::{KeyState, KeysError};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-
-use super::{LARGEST_BODY, body, proof, refused, restore};
-use crate::{
-    answer,
-    gateway::{Arrived, Inner},
-};
 
 /// What may be asked for.
 #[derive(Debug, Deserialize)]
@@ -125,14 +126,33 @@ impl Inner {
     }
 
     /// Begins to change the signing key.
-    pub(crate) async fn rotate(&self, by: &str) -> Result<Response, Box<Status>> {
+    pub(crate) async fn rotate(&self, by: &str, query: &str) -> Result<Response, Box<Status>> {
         let host = self.host()?;
-        let next = rotate(host)
+        let force = forced(query)?;
+        let rotation = rotate(host, force)
             .await
             .map_err(|error| Box::new(refusal(&error)))?;
-        tracing::info!(by, next, "rotate the signing keys");
-        Ok(answer::json(StatusCode::ACCEPTED, &json!({"next": next})))
+        let Rotation { next, behind } = &rotation;
+        tracing::info!(by, next, force, ?behind, "rotate the signing keys");
+        Ok(answer::json(StatusCode::ACCEPTED, &rotation))
     }
+}
+
+/// Whether the query says `force=true`.
+fn forced(query: &str) -> Result<bool, Box<Status>> {
+    let mut force = false;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        force = match (&*name, &*value) {
+            ("force", "true") => true,
+            ("force", "false") => false,
+            ("force", other) => {
+                let words = format!("force: {other:?} is neither true nor false");
+                return Err(Box::new(Status::bad_request(words)));
+            }
+            _ => force,
+        };
+    }
+    Ok(force)
 }
 
 async fn overview(host: &Host) -> Overview {
@@ -183,10 +203,17 @@ async fn overview(host: &Host) -> Overview {
 
 pub(super) fn refusal(error: &TrustError) -> Status {
     let (code, reason) = match error {
+        TrustError::Known(error)
+            if matches!(**error, JoinError::Same(_) | JoinError::IsHost(_)) =>
+        {
+            (422, "Invalid")
+        }
         TrustError::Restore(error) => return restore::refusal(error),
         TrustError::Unknown(_) => (404, "NotFound"),
         TrustError::IsHost(_) => (400, "BadRequest"),
-        TrustError::Busy { .. } | TrustError::Keys(KeysError::UnderWay) => (409, "Conflict"),
+        TrustError::Busy { .. }
+        | TrustError::Foreign(_)
+        | TrustError::Keys(KeysError::UnderWay) => (409, "Conflict"),
         TrustError::NotOffered { .. }
         | TrustError::Other { .. }
         | TrustError::NotAccepted { .. }
@@ -197,4 +224,23 @@ pub(super) fn refusal(error: &TrustError) -> Status {
     };
     let cause = error.code().map(|code| (code, code.remedy().text));
     refused(code, reason, with_causes(error), cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_word_true_forces() {
+        for (query, force) in [
+            ("", Some(false)),
+            ("force=true", Some(true)),
+            ("force=false", Some(false)),
+            ("other=true", Some(false)),
+            ("force=", None),
+            ("force=yes", None),
+        ] {
+            assert_eq!(forced(query).ok(), force, "{query}");
+        }
+    }
 }

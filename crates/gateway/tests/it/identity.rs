@@ -29,6 +29,7 @@ impl Callers for Script {
             Err(Rejection {
                 text: text.to_owned(),
                 bearer,
+                undecided: false,
             })
         };
         let Some(value) = authorization else {
@@ -36,6 +37,7 @@ impl Callers for Script {
                 name: "system:anonymous".into(),
                 groups: vec!["system:unauthenticated".into()],
                 anonymous: true,
+                vouched: false,
             }));
         };
         let value = value.to_str().unwrap_or_default();
@@ -48,11 +50,16 @@ impl Callers for Script {
                 name: name.into(),
                 groups: vec!["system:authenticated".into()],
                 anonymous: false,
+                vouched: false,
             }),
             Some("forged") => reject("signature is invalid", true),
             Some("") | None => reject("%!s(<nil>)", false),
             Some(_) => reject("token not found in cache", true),
         })
+    }
+
+    fn vouched_for(&self, user: &str) -> Result<Caller, Rejection> {
+        panic!("no host has vouched for {user}");
     }
 
     fn authorize(&self, caller: &Caller, target: &Target) -> Result<(), String> {

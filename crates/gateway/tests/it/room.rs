@@ -163,6 +163,11 @@ impl Room {
         Self::over(true, None, |config| config.auth_info = account).await
     }
 
+    /// A member with callers of another kind.
+    pub async fn member_with(callers: Arc<dyn Callers>) -> Self {
+        Self::over(false, Some(callers), |_| ()).await
+    }
+
     pub async fn member() -> Self {
         Self::new(false).await
     }

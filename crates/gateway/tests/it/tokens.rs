@@ -8,6 +8,7 @@ use std::{
 
 use axum::body::{Body, to_bytes};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use futures::StreamExt;
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -20,8 +21,8 @@ use kah_api::{
 use kah_cluster::tunnel::authority::{TunnelAuthority, private_key, request_certificate};
 use kah_gateway::{Encryption, ROUTES, ServerLimits, Sessions, serve};
 use kah_iam::{
-    Authentication, Clock, GlobalRoles, MemoryCache, SystemClock, TokenCache, TokenType, Tokens,
-    Users,
+    Authentication, Clock, GlobalRoles, HostTrust, MemoryCache, SigningKeys, SystemClock,
+    TokenCache, TokenType, Tokens, Users,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::Value;
@@ -96,6 +97,89 @@ async fn sessions(age: &str) -> (Sessions, String) {
     let authentication = Authentication::new(&configuration, cache, users, clock);
     let sessions = Sessions::new(&configuration, authentication, roles);
     (sessions, good)
+}
+
+/// A clock that a test moves.
+#[derive(Default)]
+struct Moved(std::sync::atomic::AtomicI64);
+
+impl Clock for Moved {
+    fn now(&self) -> Timestamp {
+        let seconds = self.0.load(std::sync::atomic::Ordering::SeqCst);
+        Timestamp::now() + SignedDuration::from_secs(seconds)
+    }
+
+    fn uptime(&self) -> f64 {
+        1.0
+    }
+}
+
+/// Begins a watch with this credential, and reads its first line.
+async fn watch(room: &Room, authorization: &str) -> axum::body::BodyDataStream {
+    let request = Request::get("/api/v1/pods?watch=1&endless=1")
+        .header("authorization", authorization)
+        .body(Body::empty())
+        .unwrap();
+    let response = room.gateway.serve(request).await;
+    assert_eq!(response.status(), 200);
+    let mut body = response.into_body().into_data_stream();
+    let first = tokio::time::timeout(Duration::from_secs(10), body.next()).await;
+    assert_eq!(first.unwrap().unwrap().unwrap(), "first\n");
+    body
+}
+
+#[tokio::test]
+async fn w5_t13_a_watch_that_a_host_vouched_for_outlives_the_token_and_ends_with_user_and_right() {
+    let text = "authentication: {jwtSecret: ours}\nmulticluster: {clusterRole: member}\n";
+    let configuration = Configuration::read(text, &BTreeMap::new()).unwrap();
+    let moved = Arc::new(Moved::default());
+    let clock: Arc<dyn Clock> = moved.clone();
+    let users = Arc::new(Users::default());
+    users.replace(vec![user("admin", "Active"), user("other", "Active")]);
+    let roles = Arc::new(GlobalRoles::default());
+    let bindings =
+        || ["admin", "other"].map(|name| GlobalRoleBinding::for_user(name, name, PLATFORM_ADMIN));
+    roles.replace(bindings().into());
+    let keys = SigningKeys::first(clock.now()).unwrap();
+    let trust = Arc::new(HostTrust::default());
+    trust.set(Some(keys.trusted("kubeaihub:h", "m")));
+    let cache = Arc::new(MemoryCache::new(Arc::clone(&clock)));
+    let authentication = Authentication::new(&configuration, cache, users.clone(), clock.clone())
+        .trusting(trust.clone());
+    let sessions = Sessions::new(&configuration, authentication, roles.clone());
+    let room = Room::member_with(Arc::new(sessions)).await;
+    let (gateway, stop) = (room.gateway.clone(), CancellationToken::new());
+    let looks = stop.clone();
+    tokio::spawn(async move { gateway.end_streams(Duration::from_millis(5), looks).await });
+
+    let key = keys.active().unwrap().unwrap();
+    let now = clock.now().as_second();
+    let token = |name: &str| key.mint("kubeaihub:h", "m", name, now);
+    let admin = format!("Bearer {}", token("admin"));
+    let mut streams = [
+        watch(&room, &admin).await,
+        watch(&room, &format!("bearer {}", token("other"))).await,
+    ];
+    // Its token has ended, and nobody vouches for anybody any more.
+    moved.0.store(120, std::sync::atomic::Ordering::SeqCst);
+    let late = [("authorization", admin.as_str())];
+    let late = room.ask("GET", "/api/v1/pods", &late, "").await;
+    assert_eq!(late.status, 401);
+    trust.set(None);
+    for body in &mut streams {
+        let quiet = tokio::time::timeout(Duration::from_millis(100), body.next()).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+    }
+    let [mut disabled, mut powerless] = streams;
+    users.apply(user("admin", "Disabled"));
+    let end = tokio::time::timeout(Duration::from_secs(10), disabled.next()).await;
+    assert!(matches!(end, Ok(Some(Err(_)))), "{end:?}");
+    let quiet = tokio::time::timeout(Duration::from_millis(100), powerless.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    roles.replace(bindings().into_iter().take(1).collect());
+    let end = tokio::time::timeout(Duration::from_secs(10), powerless.next()).await;
+    assert!(matches!(end, Ok(Some(Err(_)))), "{end:?}");
+    stop.cancel();
 }
 
 fn unsigned(header: &str, payload: &str) -> String {

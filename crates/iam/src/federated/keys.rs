@@ -58,6 +58,9 @@ pub struct KeyRecord {
     pub since: Timestamp,
     /// Its public half, as JWK.
     pub public: Value,
+    /// Whether a next key is to sign although some members do not accept it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
 }
 
 /// All keys of a host. Has no `Debug`: private halves are never shown.
@@ -184,7 +187,23 @@ impl SigningKeys {
                 KeyState::Retired => continue,
             };
             record.since = now;
+            record.forced = false;
         }
+        Ok(())
+    }
+
+    /// The next key is to sign although some members do not accept it.
+    ///
+    /// # Errors
+    /// [`KeysError::NoNext`].
+    pub fn force(&mut self) -> Result<(), KeysError> {
+        let next = |record: &&mut KeyRecord| record.state == KeyState::Next;
+        let next = self
+            .records
+            .iter_mut()
+            .find(next)
+            .ok_or(KeysError::NoNext)?;
+        next.forced = true;
         Ok(())
     }
 
@@ -207,6 +226,7 @@ impl SigningKeys {
             made: now,
             since: now,
             public: key.public().to_jwk(key.kid()),
+            forced: false,
         });
         Ok(())
     }
@@ -238,10 +258,13 @@ mod tests {
             read
         };
         assert_eq!(keys.promote(at(1)), Err(KeysError::NoNext));
+        assert_eq!(keys.force(), Err(KeysError::NoNext));
         keys.make_next(at(1)).unwrap();
         assert_eq!(keys.make_next(at(2)), Err(KeysError::UnderWay));
         let old = keys.active().unwrap().unwrap();
+        keys.force().unwrap();
         let mut keys = again(&keys);
+        assert!(keys.records()[1].forced);
         keys.promote(at(3)).unwrap();
         assert_eq!(states(&keys), [KeyState::Retired, KeyState::Active]);
         assert_ne!(keys.active().unwrap().unwrap().kid(), old.kid());
