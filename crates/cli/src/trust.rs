@@ -67,7 +67,7 @@ pub async fn rotate(force: bool) -> Result<(), Failure> {
     if let Some(words) = left_behind(&report) {
         output::talk(&words);
     }
-    output::data(&format!("{}\n", text(&report, "next")))
+    output::data(&format!("{}\n", output::harmless(&text(&report, "next"))))
 }
 
 /// Who is not waited for, where that was asked for.

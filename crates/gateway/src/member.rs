@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     answer::{self, respond, with_header},
-    callers::needs_no_role,
+    callers::passes_for_nobody,
     gateway::Arrived,
 };
 
@@ -53,7 +53,7 @@ pub(crate) async fn forward(
             name: arrived.caller.name.clone(),
             authorization: value.clone(),
         },
-        _ if needs_no_role(arrived.target.forward_path()) => CallerCredential::Anonymous,
+        _ if passes_for_nobody(arrived.target.forward_path()) => CallerCredential::Anonymous,
         _ => {
             let status =
                 Status::unauthorized("a member is asked only for those who say who they are");

@@ -22,19 +22,40 @@ use crate::{
     gateway::Gateway,
 };
 
+/// Terminals, forwarded ports and other upgrades that go on at one time. Their connections no longer count at the listener.
+const UPGRADES: usize = 4096;
+
 /// A password is dear to check, and does not end by itself: it is asked in one round out of so many.
 const PASSWORD_ROUNDS: u64 = 30;
 /// Rounds in a row in which nothing could be decided about a credential, before it counts as ended: half a minute at the usual pace.
 const MOST_UNDECIDED: u32 = 15;
 
 /// What goes on now. A stream is forgotten when nobody holds its token any more.
-#[derive(Default)]
-pub(crate) struct Streams(Mutex<Vec<Stream>>);
+pub(crate) struct Streams {
+    all: Mutex<Vec<Stream>>,
+    /// Upgrades at most.
+    upgrades: usize,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            all: Mutex::default(),
+            upgrades: UPGRADES,
+        }
+    }
+}
+
+/// More upgrades go on than may.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
 
 #[derive(Clone)]
 struct Stream {
     ends: Weak<CancellationToken>,
-    authorization: HeaderValue,
+    upgrade: bool,
+    /// Whom to judge again; nobody has nothing that could end.
+    authorization: Option<HeaderValue>,
     /// The user for whom a host has vouched.
     vouched: Option<Arc<str>>,
     /// Rounds in a row that decided nothing.
@@ -44,27 +65,39 @@ struct Stream {
 }
 
 impl Streams {
-    /// The token that ends this request's stream; none for a caller without a credential.
+    /// The token that ends this request's stream; none for a caller without a credential, unless it asks for an upgrade, which counts in any case.
     pub(crate) fn begin(
         &self,
         headers: &HeaderMap,
         caller: &Caller,
         target: Option<&Target>,
-    ) -> Option<Arc<CancellationToken>> {
+    ) -> Result<Option<Arc<CancellationToken>>, TooMany> {
+        let upgrade = kah_net::is_upgrade(headers);
+        let authorization = headers.get(header::AUTHORIZATION).cloned();
+        if authorization.is_none() && !upgrade {
+            return Ok(None);
+        }
+        let mut streams = self.lock();
+        if upgrade {
+            let open = |stream: &&Stream| stream.upgrade && stream.ends.strong_count() > 0;
+            if streams.iter().filter(open).count() >= self.upgrades {
+                return Err(TooMany);
+            }
+        }
         let ends = Arc::new(CancellationToken::new());
-        let stream = Stream {
+        streams.push(Stream {
             ends: Arc::downgrade(&ends),
-            authorization: headers.get(header::AUTHORIZATION)?.clone(),
+            upgrade,
+            authorization,
             vouched: caller.vouched.then(|| caller.name.as_str().into()),
             undecided: Arc::default(),
             target: target.cloned().map(Arc::new),
-        };
-        self.lock().push(stream);
-        Some(ends)
+        });
+        Ok(Some(ends))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Stream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Judges everything that goes on, once.
@@ -80,17 +113,20 @@ impl Streams {
             let Some(ends) = stream.ends.upgrade() else {
                 continue;
             };
+            let Some(authorization) = stream.authorization else {
+                continue;
+            };
             let undecided = stream.undecided.load(Ordering::Relaxed);
             let rests = !round.is_multiple_of(PASSWORD_ROUNDS) && undecided == 0;
-            if rests && is_password(&stream.authorization) {
+            if rests && is_password(&authorization) {
                 continue;
             }
-            let caller = match (&stream.vouched, known.get(&stream.authorization)) {
+            let caller = match (&stream.vouched, known.get(&authorization)) {
                 (Some(user), _) => callers.vouched_for(user),
                 (None, Some(caller)) => caller.clone(),
                 (None, None) => {
-                    let caller = callers.authenticate(Some(&stream.authorization)).await;
-                    known.insert(stream.authorization.clone(), caller.clone());
+                    let caller = callers.authenticate(Some(&authorization)).await;
+                    known.insert(authorization, caller.clone());
                     caller
                 }
             };
@@ -216,13 +252,15 @@ mod tests {
         let mut headers = HeaderMap::new();
         let value = HeaderValue::from_static(authorization);
         headers.insert(header::AUTHORIZATION, value);
-        streams.begin(&headers, &caller(), None).unwrap()
+        streams.begin(&headers, &caller(), None).unwrap().unwrap()
     }
 
     #[test]
     fn a_stream_is_forgotten_with_its_token_and_nobody_has_none() {
         let streams = Streams::default();
-        assert!(streams.begin(&HeaderMap::new(), &caller(), None).is_none());
+        let nobody = streams.begin(&HeaderMap::new(), &caller(), None);
+        assert_eq!(nobody.map(drop), Ok(()));
+        assert_eq!(streams.count(), 0);
         let ends = begin(&streams, "Bearer a");
         assert_eq!(streams.count(), 1);
         drop(ends);
@@ -232,6 +270,30 @@ mod tests {
                 .iter()
                 .all(|stream| stream.ends.upgrade().is_none())
         );
+    }
+
+    #[test]
+    fn upgrades_are_bounded_whoever_asks_for_them() {
+        let streams = Streams {
+            upgrades: 2,
+            ..Streams::default()
+        };
+        let (mut plain, mut upgrade) = (HeaderMap::new(), HeaderMap::new());
+        upgrade.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        upgrade.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        plain.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer a"));
+        let first = streams.begin(&upgrade, &caller(), None).unwrap().unwrap();
+        upgrade.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer b"));
+        let _second = streams.begin(&upgrade, &caller(), None).unwrap().unwrap();
+        assert_eq!(
+            streams.begin(&upgrade, &caller(), None).map(drop),
+            Err(TooMany)
+        );
+        let _watches: Vec<_> = (0..9)
+            .map(|_| streams.begin(&plain, &caller(), None).unwrap().unwrap())
+            .collect();
+        drop(first);
+        assert!(streams.begin(&upgrade, &caller(), None).is_ok());
     }
 
     #[tokio::test]

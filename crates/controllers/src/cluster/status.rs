@@ -29,15 +29,15 @@ const ANOTHER: &str = "AnotherCluster";
 const EXPIRES: &str = "KubeConfigCertExpiresInSevenDays";
 const AGENT: &str = "AgentAvailable";
 
-/// What the member's APIs say about it.
+/// What the member's APIs say about it, as far as they may be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// `gitVersion` of its kube-apiserver.
-    pub kubernetes: String,
+    pub kubernetes: Option<String>,
     /// How many nodes it has.
-    pub nodes: i64,
+    pub nodes: Option<i64>,
     /// UID of its namespace `kube-system`.
-    pub uid: String,
+    pub uid: Option<String>,
     /// `gitVersion` of its ks-apiserver, where that answered.
     pub kubesphere: Option<String>,
     /// Which components it has, where its ks-apiserver answered.
@@ -119,8 +119,10 @@ pub fn next(before: &ClusterStatus, known: &Known, now: Timestamp) -> ClusterSta
     if let Some(facts) = &known.facts
         && !matches!(identity, Identity::Of(_))
     {
-        status.kubernetes_version.clone_from(&facts.kubernetes);
-        status.node_count = Some(facts.nodes);
+        if let Some(version) = &facts.kubernetes {
+            status.kubernetes_version.clone_from(version);
+        }
+        status.node_count = facts.nodes.or(status.node_count);
         if let Some(version) = &facts.kubesphere {
             status.kubesphere_version = match version.as_str() {
                 "" => "unknown",
@@ -191,20 +193,19 @@ enum Identity {
 /// `status.uid` is what tokens are signed for, so a member's own word never changes it once it is there, and never makes one member another.
 fn identity(before: &ClusterStatus, known: &Known) -> Identity {
     let cluster = || known.name.clone();
-    match (&known.facts, &known.double) {
+    let uid = known.facts.as_ref().and_then(|facts| facts.uid.as_ref());
+    match (uid, &known.double) {
         (None, _) => Identity::Unknown,
-        (Some(facts), _) if known.host => Identity::Good(facts.uid.clone()),
-        (Some(facts), _) if !is_uid(&facts.uid) => {
-            Identity::Of(Stranger::Nameless { cluster: cluster() })
-        }
-        (Some(facts), _) if !before.uid.is_empty() && before.uid != facts.uid => {
+        (Some(uid), _) if known.host => Identity::Good(uid.clone()),
+        (Some(uid), _) if !is_uid(uid) => Identity::Of(Stranger::Nameless { cluster: cluster() }),
+        (Some(uid), _) if !before.uid.is_empty() && before.uid != *uid => {
             Identity::Of(Stranger::Another { cluster: cluster() })
         }
         (Some(_), Some(of)) => Identity::Of(Stranger::Double {
             cluster: cluster(),
             of: of.clone(),
         }),
-        (Some(facts), None) => Identity::Good(facts.uid.clone()),
+        (Some(uid), None) => Identity::Good(uid.clone()),
     }
 }
 

@@ -28,23 +28,24 @@ use super::{
     sources::Sources,
     told::Told,
 };
-use crate::Metrics;
+use crate::{Departures, Metrics};
 
 pub(super) type Labels = BTreeMap<String, String>;
 
 /// The workers, one a member.
 pub(super) struct Fleet {
-    pace: Pace,
-    host: Host,
-    owner: Owner,
-    metrics: Metrics,
-    sources: Arc<Sources>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-    workers: Mutex<HashMap<String, Running>>,
+    pub(super) pace: Pace,
+    pub(super) host: Host,
+    pub(super) owner: Owner,
+    pub(super) metrics: Metrics,
+    pub(super) departures: Departures,
+    pub(super) sources: Arc<Sources>,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) workers: Mutex<HashMap<String, Running>>,
 }
 
-struct Running {
+pub(super) struct Running {
     uid: Option<String>,
     /// What decides over the way to the member: if it changes, trying again at once makes sense.
     way: Value,
@@ -54,27 +55,6 @@ struct Running {
 }
 
 impl Fleet {
-    pub(super) fn new(
-        pace: Pace,
-        host: Host,
-        owner: Owner,
-        metrics: Metrics,
-        sources: Arc<Sources>,
-        stop: CancellationToken,
-        tasks: TaskTracker,
-    ) -> Self {
-        Self {
-            pace,
-            host,
-            owner,
-            metrics,
-            sources,
-            stop,
-            tasks,
-            workers: Mutex::default(),
-        }
-    }
-
     fn workers(&self) -> MutexGuard<'_, HashMap<String, Running>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,6 +148,10 @@ impl Fleet {
             queue: Arc::default(),
             stop: self.stop.child_token(),
         };
+        let uid = running.uid.as_deref().unwrap_or_default();
+        let Some(ended) = self.departures.begin(uid, &running.stop) else {
+            return;
+        };
         let worker = Worker {
             pace: self.pace,
             host: self.host.clone(),
@@ -180,8 +164,11 @@ impl Fleet {
             memory: Memory::default(),
             told: Told::new(&self.metrics, &name),
         };
-        self.tasks
-            .spawn(running.stop.clone().run_until_cancelled_owned(worker.run()));
+        let stop = running.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled_owned(worker.run()).await;
+            drop(ended);
+        });
         self.workers().insert(name, running);
     }
 }
