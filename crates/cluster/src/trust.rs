@@ -15,10 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use kah_api::cluster::Trust;
-use kah_iam::{
-    Offer,
-    federated::{KeysError, LIFE, issuer},
-};
+use kah_iam::federated::{KeysError, LIFE, issuer};
 use kube::Client;
 use serde::Serialize;
 
@@ -33,7 +30,8 @@ use crate::{
 pub use claim::WANTED;
 pub use publish::{Published, publish, withdraw};
 pub use survey::{Survey, survey};
-pub use wanted::{Tried, give_up, is_wanted, pursue};
+pub use wanted::{Tried, is_wanted, pursue};
+pub(crate) use wanted::{is_marked, offered};
 
 /// A move claims a member for so long; one of the other direction waits for that at most.
 const CLAIMED: SignedDuration = SignedDuration::from_secs(40);
@@ -56,11 +54,21 @@ pub enum TrustError {
     IsHost(String),
     /// The member does not know callers by tokens of a host.
     #[error(
-        "cluster {cluster} does not offer federated trust ({evidence}): only members that run Kube AI Hub do; it stays with the shared secret"
+        "cluster {cluster} does not offer federated trust ({evidence}): only members that run Kube AI Hub do; it stays as it is"
     )]
     NotOffered {
         /// The Cluster's name.
         cluster: String,
+        /// What shows it.
+        evidence: String,
+    },
+    /// It is not known whether the member knows callers by tokens of a host.
+    #[error("cluster {cluster} does not say what trust it offers: {evidence}")]
+    Unasked {
+        /// The Cluster's name.
+        cluster: String,
+        /// The cause, where it is known.
+        code: Option<AccessCode>,
         /// What shows it.
         evidence: String,
     },
@@ -126,7 +134,7 @@ impl TrustError {
     #[must_use]
     pub fn code(&self) -> Option<AccessCode> {
         match self {
-            Self::NotAccepted { code, .. } => *code,
+            Self::NotAccepted { code, .. } | Self::Unasked { code, .. } => *code,
             Self::Restore(error) => error.code(),
             _ => None,
         }
@@ -432,19 +440,6 @@ pub(crate) async fn introduce(
     }
 }
 
-/// What a member offers, asked by the way of callers; refused for one that offers no federated trust.
-pub(crate) async fn offered(member: &Member) -> Result<Offer, TrustError> {
-    let not_offered = |evidence: String| TrustError::NotOffered {
-        cluster: member.name().to_owned(),
-        evidence,
-    };
-    let offer = member.offer().await.map_err(not_offered)?;
-    if !offer.offers.iter().any(|kind| kind == "federated") || offer.audience.is_empty() {
-        return Err(not_offered("it says so".into()));
-    }
-    Ok(offer)
-}
-
 async fn to_shared_secret(
     host: &Host,
     request: &Request,
@@ -459,7 +454,8 @@ async fn to_shared_secret(
         restarted: false,
     };
     let shared = member.with_trust(Trust::SharedSecret, member.identity().unwrap_or_default());
-    if moved && shared.probe(&request.proof).await != Answer::Accepted {
+    // One that was undecided was never asked with a token.
+    if (moved || member.is_undecided()) && shared.probe(&request.proof).await != Answer::Accepted {
         let asked = restore::Request {
             cluster: request.cluster.clone(),
             by: request.by.clone(),
@@ -515,7 +511,7 @@ async fn in_force(host: &Host, request: &Request) {
         while host
             .registry
             .get(&request.cluster)
-            .is_some_and(|member| member.trust() != request.trust)
+            .is_some_and(|member| member.trust() != request.trust || member.is_undecided())
         {
             tokio::time::sleep(request.patience.look).await;
         }

@@ -286,7 +286,7 @@ impl Inner {
             Some(member) if member.is_host() => self.authorized(arrived).await,
             Some(member) => {
                 let ends = self.ends(&arrived, None);
-                member::forward(&member, arrived, ends).await
+                member::forward(self.host.as_ref(), &member, arrived, ends).await
             }
         }
     }

@@ -13,7 +13,7 @@ use kah_iam::federated::{KeyState, KeysError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{LARGEST_BODY, body, proof, refused, restore};
+use super::{LARGEST_BODY, body, refused, restore};
 use crate::{
     answer,
     gateway::{Arrived, Inner},
@@ -85,7 +85,7 @@ impl Inner {
         arrived: &mut Arrived,
     ) -> Result<Response, Box<Status>> {
         let host = self.host()?.clone();
-        let proof = proof(
+        let proof = self.proof(
             arrived,
             "trust is moved only at the word of those who say who they are",
         )?;
@@ -144,6 +144,9 @@ async fn overview(host: &Host) -> Overview {
             .iter()
             .find(|survey| survey.keys.cluster == member.name());
         let (told, evidence) = match found.map(|survey| &survey.keys.told) {
+            None if member.is_undecided() => {
+                (None, "not decided: nobody's token is sent there".to_owned())
+            }
             None => (None, String::new()),
             Some(Told::All) => (Some("current"), String::new()),
             Some(Told::Other(ids)) => (Some("differs"), ids.join(", ")),
