@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::output::harmless;
+
 /// How the program ended, for scripts (docs/exit-codes.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -55,14 +57,15 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.what)?;
+        // Both may quote what somebody else's server says; each is one line.
+        write!(f, "{}", harmless(&self.what))?;
         let mut last = self.what.clone();
         let mut source = self.source();
         while let Some(error) = source {
             let text = error.to_string();
             // Libraries often repeat their cause in their own text.
             if !last.contains(&text) {
-                write!(f, ": {text}")?;
+                write!(f, ": {}", harmless(&text))?;
             }
             last = text;
             source = error.source();

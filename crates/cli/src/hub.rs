@@ -222,12 +222,12 @@ impl Hub {
         self.send_by(&self.patient, request).await
     }
 
-    /// A DELETE, its answer as it is.
+    /// A DELETE that may take minutes, its answer as it is.
     pub async fn delete(&self, path: &str) -> Result<Answer, Failure> {
         let request = Request::delete(path)
             .header("accept", "application/json")
             .body(Body::empty());
-        self.send(request).await
+        self.send_by(&self.patient, request).await
     }
 
     /// A GET that must succeed.

@@ -132,6 +132,7 @@ pub async fn leave(name: &str, yes: bool, format: Format) -> Result<(), Failure>
     if !yes && !output::confirmed(&question, "Add --yes.")? {
         return Ok(());
     }
+    // It is cleaned meanwhile, which takes as long as it holds much of the host's.
     let answer = hub.delete(&format!("{CLUSTERS}/{name}")).await?;
     let left = understand(name, &answer)?;
     match format {
@@ -150,7 +151,7 @@ pub async fn leave(name: &str, yes: bool, format: Format) -> Result<(), Failure>
     let remains = texts("remains");
     if !remains.is_empty() {
         output::talk(&format!(
-            "In {name} there may still be {}. One of its administrators removes that with:",
+            "In {name} there may still be {}. One of its administrators sees to that with:",
             remains.join(", ")
         ));
         for command in texts("commands") {

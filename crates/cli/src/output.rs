@@ -1,6 +1,9 @@
 //! stdout carries data, stderr carries talk.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::{
+    borrow::Cow,
+    io::{BufRead, IsTerminal, Write},
+};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -34,10 +37,32 @@ pub fn data(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Writes a line for the person to stderr.
-pub fn talk(line: &str) {
+/// Writes a line, or several, for the person to stderr.
+pub fn talk(text: &str) {
+    let lines: Vec<_> = text.split('\n').map(harmless).collect();
     // Nobody can be told that stderr is closed.
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", lines.join("\n"));
+}
+
+/// A text in which every character stands for itself. What members say reaches terminals, and a terminal obeys control characters; the others are
+/// those that show a text in another order than it has.
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    let harms = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+    };
+    if !text.contains(harms) {
+        return text.into();
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if harms(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped.into()
 }
 
 /// Asks the person a question that only a yes answers well.
@@ -89,7 +114,7 @@ pub fn table<R: AsRef<str>>(header: &[&str], rows: &[Vec<R>]) -> String {
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.iter().copied());
     for row in rows {
-        table.add_row(row.iter().map(AsRef::as_ref));
+        table.add_row(row.iter().map(|cell| harmless(cell.as_ref())));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 3));
@@ -105,6 +130,23 @@ pub fn table<R: AsRef<str>>(header: &[&str], rows: &[Vec<R>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_members_are_no_commands_to_a_terminal() {
+        for (text, shown) in [
+            ("plain, é and 漢字", "plain, é and 漢字"),
+            ("a\u{1b}[2Jb", "a\\u{1b}[2Jb"),
+            ("a\nhost   OK", "a\\nhost   OK"),
+            ("\r\u{7}\u{9b}0m\u{7f}", "\\r\\u{7}\\u{9b}0m\\u{7f}"),
+            ("\u{202e}txt.exe", "\\u{202e}txt.exe"),
+        ] {
+            assert_eq!(harmless(text), shown);
+            let rows = [vec!["m", text]];
+            let printed = table(&["NAME", "EVIDENCE"], &rows);
+            assert_eq!(printed.lines().count(), 2, "{printed}");
+            assert!(printed.ends_with(&format!("m      {shown}\n")), "{printed}");
+        }
+    }
 
     #[test]
     fn tables_have_no_borders_and_no_trailing_space() {

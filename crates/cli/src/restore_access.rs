@@ -175,7 +175,10 @@ fn print(report: &Value, format: Format) -> Result<(), Failure> {
                     "Access to {cluster} is restored, without a restart."
                 )],
             };
-            output::data(&(lines.join("\n") + "\n"))
+            let lines = lines
+                .iter()
+                .map(|line| format!("{}\n", output::harmless(line)));
+            output::data(&lines.collect::<String>())
         }
     }
 }

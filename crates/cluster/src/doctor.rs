@@ -46,9 +46,14 @@ pub struct Finding {
     pub repair: Option<String>,
 }
 
+/// Characters of evidence.
+const LONGEST: usize = 1000;
+
 /// The finding for a cause.
 #[must_use]
 pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
+    // What a member says is as long as it likes; what is told of it has to fit into an object, and on a screen.
+    let evidence: &str = &evidence.chars().take(LONGEST).collect::<String>();
     let remedy = code.remedy();
     if code == AccessCode::SignatureInvalid && AccessCode::is_about_keys(evidence) {
         return untold(cluster, evidence);

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     AccessCode, Form, Member, Origin, Readiness, Route, SettingsError, code_of_answer,
-    code_of_fault,
+    code_of_fault, code_of_unread,
     location::rewrite,
     peek::peek,
     target::{direct, is_plain, proxied},
@@ -404,14 +404,22 @@ impl Member {
                 None => {}
             }
         }
-        if head
-            || !may_be_refusal(parts.status)
-            || parts.headers.contains_key(header::CONTENT_ENCODING)
-        {
+        if !may_be_refusal(parts.status) {
             return Ok(Response::from_parts(parts, body));
         }
-        let (prefix, body) = peek(body).await;
-        if let Some(code) = code_of_answer(origin, parts.status, &parts.headers, &prefix) {
+        let (code, body) = if head || parts.headers.contains_key(header::CONTENT_ENCODING) {
+            let known = matches!(hop.caller, CallerCredential::User { .. });
+            let code = known.then(|| code_of_unread(origin, parts.status, &parts.headers));
+            (code.flatten(), body)
+        } else {
+            let (prefix, body) = peek(body).await;
+            let code = code_of_answer(origin, parts.status, &parts.headers, &prefix);
+            (code, body)
+        };
+        // A login that is refused, or tried too often, is nobody's lost access.
+        let login =
+            hop.target.path().starts_with("/oauth/") && matches!(parts.status.as_u16(), 401 | 429);
+        if let Some(code) = code.filter(|_| !login) {
             if let Ok(value) = HeaderValue::try_from(code.to_string()) {
                 parts.headers.insert(REFUSAL_HEADER, value);
             }
@@ -428,7 +436,10 @@ fn is_bearer(value: &HeaderValue) -> bool {
 }
 
 fn may_be_refusal(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 401 | 403 | 404 | 500 | 502 | 503 | 504)
+    matches!(
+        status.as_u16(),
+        401 | 403 | 404 | 429 | 500 | 502 | 503 | 504
+    )
 }
 
 /// A credential that says something: a scheme and what belongs to it. An empty one would leave ours as the only one.

@@ -2,7 +2,9 @@
 //!
 //! Silence counts once it has lasted: a blip marks nothing, and a member that is gone is known in under 10 s ([`PROBE`], [`Health::pause`] and
 //! [`LASTING`] together). A word of the member itself counts at once where it ends silence, or a refusal that is older than [`FRESH`]; otherwise once
-//! it was heard twice in a row, and the second time is asked for at once. Replicas of a member may disagree, and what each says in its turn is no news.
+//! it was heard twice in a row, and the second time is asked for at once. Replicas of a member may disagree, and what each says in its turn is no news:
+//! once refusals and good words have been heard in turns, it takes [`SETTLED`] without a refusal to believe that the refusals are over. Of silence, too,
+//! another name counts once it was heard twice in a row.
 
 use std::time::Duration;
 
@@ -25,6 +27,13 @@ const SHORT: Duration = Duration::from_secs(10);
 const FRESH: Duration = Duration::from_secs(30);
 /// Before a word is asked for again.
 const AGAIN: Duration = Duration::from_millis(200);
+/// A refusal, a good word and a refusal within this time are of replicas that disagree; and for so long that is remembered.
+const MIXED: Duration = Duration::from_secs(60);
+/// How long, and how often in a row, good words are heard until such replicas agree.
+const SETTLED: Duration = Duration::from_secs(10);
+const OFTEN: u32 = 3;
+/// Before the next of these is asked for: often enough that none of a few replicas is missed.
+const SETTLING: Duration = Duration::from_millis(500);
 
 /// What is held of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +88,38 @@ pub struct Health {
     doubt: Option<Doubt>,
     /// A word that contradicts the verdict.
     heard: Option<Heard>,
+    /// Another name of silence than the verdict's, and how often it was heard in a row.
+    renamed: Option<(AccessCode, u32)>,
+    turns: Turns,
+}
+
+/// Refusals and good words in turns.
+#[derive(Debug, Clone, Copy, Default)]
+struct Turns {
+    refused: Option<Instant>,
+    /// When a good word came after that.
+    then_accepted: Option<Instant>,
+    /// When replicas disagreed last.
+    mixed: Option<Instant>,
+}
+
+impl Turns {
+    fn take(&mut self, refused: bool, now: Instant) {
+        let lately = |at: Option<Instant>| at.is_some_and(|at| now.duration_since(at) < MIXED);
+        if !refused {
+            self.then_accepted = self.refused.map(|_| now);
+            return;
+        }
+        if lately(self.refused) && lately(self.then_accepted) {
+            self.mixed = Some(now);
+        }
+        self.refused = Some(now);
+        self.then_accepted = None;
+    }
+
+    fn are_mixed(&self, now: Instant) -> bool {
+        self.mixed.is_some_and(|at| now.duration_since(at) < MIXED)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +128,8 @@ struct Heard {
     code: Option<AccessCode>,
     since: Instant,
     times: u32,
+    /// Whether time has to pass, too.
+    settling: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +173,16 @@ impl Health {
         let code = code.unwrap_or(AccessCode::VersionUnsupported);
         let before = self.verdict.as_ref().and_then(Verdict::code);
         if before == Some(code) {
+            self.renamed = None;
             return false;
+        }
+        if before.is_some_and(|before| !is_its_word(before)) {
+            let times = self.renamed.filter(|(renamed, _)| *renamed == code);
+            let times = times.map_or(1, |(_, times)| times + 1);
+            if times < TWICE {
+                self.renamed = Some((code, times));
+                return false;
+            }
         }
         self.hold(Verdict::Refused { code, evidence }, ended);
         true
@@ -139,7 +191,10 @@ impl Health {
     /// A word settles every doubt. The evidence of a verdict stays as it was when it was found.
     fn hear(&mut self, verdict: Verdict, now: Instant) -> bool {
         self.doubt = None;
+        self.renamed = None;
         let code = verdict.code();
+        self.turns.take(code.is_some(), now);
+        let mut settling = false;
         let needed = match &self.verdict {
             None => 1,
             Some(before) if before.code() == code => {
@@ -154,6 +209,10 @@ impl Health {
             Some(Verdict::Accepted) => TWICE,
             // What ends silence is news in any case.
             Some(before) if !before.code().is_some_and(is_its_word) => 1,
+            Some(_) if verdict == Verdict::Accepted && self.turns.are_mixed(now) => {
+                settling = true;
+                OFTEN
+            }
             Some(_) if verdict == Verdict::Accepted => {
                 let fresh = |at| now.duration_since(at) < FRESH;
                 if self.changed.is_some_and(fresh) {
@@ -165,16 +224,19 @@ impl Health {
             Some(_) => TWICE,
         };
         // Of those who refuse each may have its own reason.
+        let within = if settling { MIXED } else { SHORT };
         let goes_on = |heard: &Heard| {
-            heard.code.is_some() == code.is_some() && now.duration_since(heard.since) < SHORT
+            heard.code.is_some() == code.is_some() && now.duration_since(heard.since) < within
         };
         let before = self.heard.filter(goes_on);
         let heard = Heard {
             code,
             since: before.map_or(now, |heard| heard.since),
             times: before.map_or(0, |heard| heard.times).saturating_add(1),
+            settling,
         };
-        if heard.times < needed {
+        let early = settling && now.duration_since(heard.since) < SETTLED;
+        if heard.times < needed || early {
             self.heard = Some(heard);
             return false;
         }
@@ -186,13 +248,14 @@ impl Health {
         self.verdict = Some(verdict);
         self.changed = Some(now);
         self.heard = None;
+        self.renamed = None;
     }
 
     /// How long to wait for the next probe. `random` lies in 0..1: members that were found together are not asked together for ever.
     #[must_use]
     pub fn pause(&self, random: f64) -> Duration {
-        if self.heard.is_some() && self.doubt.is_none() {
-            return AGAIN;
+        if let (Some(heard), None) = (&self.heard, &self.doubt) {
+            return if heard.settling { SETTLING } else { AGAIN };
         }
         let reached = self.verdict.as_ref().is_none_or(Verdict::is_reached);
         let middle = match (&self.doubt, reached) {
@@ -372,8 +435,24 @@ mod tests {
                     (0, 1, gone()),
                     (4000, 4001, gone()),
                     (5000, 5001, refused(MemberNotReady)),
+                    (6000, 6001, refused(MemberNotReady)),
                 ],
-                vec![None, Some(Gone), Some(MemberNotReady)],
+                vec![None, Some(Gone), Some(Gone), Some(MemberNotReady)],
+            ),
+            (
+                "replicas that disagreed, and agree again",
+                vec![
+                    (0, 1, no()),
+                    (200, 201, no()),
+                    (3000, 3001, Good),
+                    (3200, 3201, no()),
+                    (6000, 6001, Good),
+                    (7000, 7001, Good),
+                    (8000, 8001, Good),
+                    (15_990, 15_991, Good),
+                    (16_990, 16_991, Good),
+                ],
+                [vec![None], vec![Some(NoToken); 7], vec![None]].concat(),
             ),
             (
                 "what has no name",
@@ -420,6 +499,67 @@ mod tests {
         }
         let took = now - start;
         assert!(took < Duration::from_secs(9), "{took:?}");
+    }
+
+    /// Asks for an hour as the reconciler does; gives how often the verdict turned, and what is held in the end.
+    fn an_hour_of(mut answer: impl FnMut() -> Answer) -> (u32, Option<AccessCode>) {
+        let start = Instant::now();
+        let mut health = Health::default();
+        let (mut now, mut turns) = (start, 0);
+        while now - start < Duration::from_secs(3600) {
+            turns += u32::from(health.observe(&answer(), now, now));
+            now += health.pause(0.5);
+        }
+        (turns, health.verdict().and_then(Verdict::code))
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn one_bad_replica_of_two_is_told_and_not_again_and_again(seed: u64) {
+            use rand::{RngExt, SeedableRng};
+            let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+            let (turns, held) = an_hour_of(|| {
+                if random.random_bool(0.5) {
+                    Answer::Accepted
+                } else {
+                    refused(AccessCode::TokenNotInCache)
+                }
+            });
+            // The first word, and few more until it is clear that they disagree.
+            proptest::prop_assert!(turns <= 12, "{turns} turns");
+            proptest::prop_assert_eq!(held, Some(AccessCode::TokenNotInCache));
+        }
+
+        #[test]
+        fn silence_by_any_names_is_told_once(phase in 0..3_usize) {
+            let names = [AccessCode::MemberUnreachable, AccessCode::MemberNotReady, AccessCode::NameNotResolved];
+            let mut next = phase;
+            let (turns, held) = an_hour_of(|| {
+                next += 1;
+                refused(names[next % names.len()])
+            });
+            proptest::prop_assert_eq!(turns, 1);
+            proptest::prop_assert!(held.is_some());
+        }
+    }
+
+    #[test]
+    fn a_plain_repair_shows_within_2_s_of_the_next_question() {
+        let refusal = refused(AccessCode::TokenNotInCache);
+        for random in [0.0, 1.0] {
+            let (mut health, mut now) = (Health::default(), Instant::now());
+            for _ in 0..3 {
+                health.observe(&refusal, now, now);
+                now += health.pause(random);
+            }
+            let asked = now;
+            while !health.observe(&Answer::Accepted, now, now) {
+                now += health.pause(random);
+            }
+            assert!(now - asked < Duration::from_secs(2), "{:?}", now - asked);
+        }
     }
 
     #[test]

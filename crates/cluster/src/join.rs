@@ -1,12 +1,11 @@
 //! A cluster becomes a member: everything is looked at first, and only then something is written. Leaving is the deletion of the Cluster object.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use kah_api::{cluster::Trust, seed};
 use kube::{
-    Api,
     api::{DeleteParams, ListParams, PostParams, Preconditions},
     core::DynamicObject,
 };
@@ -20,20 +19,16 @@ use crate::{
     guard::{AddressGuard, GuardError},
     host::clusters,
     identity::{ANSWER, identity, identity_within},
-    propagate::{self, PropagateError},
     trust::{self, Published, TrustError, WANTED},
     with_causes,
 };
 
 mod clean;
 
-pub use clean::Cleaning;
+pub use clean::{Cleaned, Cleaning, clean_member};
 
 /// Members that are asked who they are at the same time.
 const AT_ONCE: usize = 16;
-/// How long a member that leaves is waited for, and between two looks.
-const LEAVES: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(50);
 /// A Cluster's name is a label and part of paths.
 const LONGEST_NAME: usize = 63;
 
@@ -346,17 +341,6 @@ pub async fn leave(host: &Host, name: &str) -> Result<Cleaning, JoinError> {
         .get_opt(name)
         .await
         .map_err(api("look for the Cluster"))?;
-    // Its agent is removed by the controllers, as long as the tunnel stands.
-    let by_agent = member
-        .as_ref()
-        .is_some_and(|member| clean::by_agent(member));
-    let client = member
-        .filter(|_| by_agent)
-        .and_then(|member| member.kubernetes().ok());
-    let reached = match client {
-        Some(client) => matches!(identity_within(client).await, Ok(Some(_))),
-        None => false,
-    };
     let left = match clusters.delete(name, &DeleteParams::default()).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => {
@@ -364,64 +348,23 @@ pub async fn leave(host: &Host, name: &str) -> Result<Cleaning, JoinError> {
         }
         Err(error) => Err(api("delete the Cluster")(error)),
     };
-    let mut gone_in_time = false;
+    let mut cleaned = None;
     if let (Ok(()), Some(before)) = (&left, &before) {
-        let gone = is_gone(&clusters, name, before);
-        // Controllers that are away let it go later: it is on its way out all the same.
-        gone_in_time = tokio::time::timeout(LEAVES, gone).await.is_ok();
+        cleaned = clean::told(&clusters, name, before).await;
     }
     // A cluster that is out of reach goes on trusting keys that sign nothing for it any more. What the registry knew of it is closed by now.
     let apart = before.and_then(|object| host.registry.candidate(&object));
+    let mut cleaning = Cleaning::default();
     if let (Ok(()), Some(apart)) = (&left, apart) {
-        if let (Trust::Federated, Ok(client)) = (apart.trust(), apart.kubernetes()) {
+        let kept = !cleaned.as_ref().is_some_and(|cleaned| cleaned.trust);
+        if let (true, Trust::Federated, Ok(client)) = (kept, apart.trust(), apart.kubernetes()) {
             trust::take_back(host, &client).await;
         }
+        cleaning = clean::cleaning(&apart, cleaned);
         apart.close();
     }
     left?;
-    Ok(if by_agent {
-        clean::remains(reached && gone_in_time)
-    } else {
-        Cleaning::default()
-    })
-}
-
-/// Ends when the host's controllers have let this object go.
-async fn is_gone(clusters: &Api<DynamicObject>, name: &str, object: &DynamicObject) {
-    loop {
-        match clusters.get_opt(name).await {
-            Ok(Some(found)) if found.metadata.uid == object.metadata.uid => {}
-            Ok(_) => return,
-            // Asked again: the deletion itself was accepted.
-            Err(_) => {}
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// Takes from a member what this host has put into it: its trust, and what gives the host's users access. The Cluster object has to be on its way out.
-///
-/// # Errors
-/// [`PropagateError`]; doing it again does what is left.
-pub async fn clean_member(host: &Host, member: &Member) -> Result<(), PropagateError> {
-    if let (Trust::Federated, Ok(client)) = (member.trust(), member.kubernetes()) {
-        trust::take_back(host, &client).await;
-    }
-    let released = propagate::release(host, member).await?;
-    tracing::info!(
-        cluster = member.name(),
-        deleted = released.deleted,
-        given_back = released.given_back,
-        "cleaned a member that leaves"
-    );
-    // Last: the way to the member ends with it.
-    if clean::by_agent(member) && !clean::remove_agent(member).await {
-        tracing::warn!(
-            cluster = member.name(),
-            "the member's agent was not removed"
-        );
-    }
-    Ok(())
+    Ok(cleaning)
 }
 
 /// Whether this can be a Cluster's name.

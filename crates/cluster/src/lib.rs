@@ -48,5 +48,5 @@ pub use kubernetes::fault_of;
 pub use location::Form;
 pub use member::{Member, Readiness, Route};
 pub use probe::{Answer, Heard};
-pub use refusal::{Origin, code_of_answer, code_of_fault};
+pub use refusal::{Origin, code_of_answer, code_of_fault, code_of_unread};
 pub use registry::Registry;

@@ -15,6 +15,8 @@ use crate::{
 
 /// For one question.
 const ANSWER: Duration = Duration::from_secs(4);
+/// Characters of evidence.
+const LONGEST: usize = 500;
 /// What is proven counts for this long against a stored condition that says otherwise: whoever writes it looks more often.
 const RECENT: Duration = Duration::from_secs(5);
 
@@ -111,7 +113,7 @@ impl Member {
         let request = http::Request::new(kah_net::empty());
         let response = match self.send(request, hop("/version", caller.clone())).await {
             Ok(response) => response,
-            Err(error) => return Heard::refused(error.code(), error.evidence()),
+            Err(error) => return Heard::refused(error.code(), cut(&error.evidence())),
         };
         let date = date(response.headers());
         let status = response.status();
@@ -127,8 +129,11 @@ impl Member {
         }
         let words = serde_json::from_slice::<serde_json::Value>(&prefix)
             .ok()
-            .and_then(|value| Some(value.get("message")?.as_str()?.to_owned()))
+            .and_then(|value| Some(cut(value.get("message")?.as_str()?)))
             .unwrap_or_default();
+        // Whoever has written it: this question has one answer.
+        let busy = matches!(status.as_u16(), 429 | 502 | 503 | 504);
+        let code = code.or_else(|| busy.then_some(AccessCode::MemberNotReady));
         Heard {
             date,
             ..Heard::refused(code, format!("{}: {words}", status.as_u16()))
@@ -161,7 +166,7 @@ impl Member {
     /// The version that the member's ks-apiserver tells of itself, if it does.
     pub async fn server_version(&self) -> Option<String> {
         let version = self.told("/kapis/version").await?;
-        Some(version.get("gitVersion")?.as_str()?.to_owned())
+        Some(cut(version.get("gitVersion")?.as_str()?))
     }
 
     /// What the member's ks-apiserver tells anybody at this path, as JSON; `None` where it does not within a few seconds, or more than is read.
@@ -177,6 +182,11 @@ impl Member {
         };
         tokio::time::timeout(ANSWER, asked).await.ok()?
     }
+}
+
+/// Words of a member go into its Cluster object, which has to stay writable.
+pub(crate) fn cut(words: &str) -> String {
+    words.chars().take(LONGEST).collect()
 }
 
 fn hop(path: &'static str, caller: CallerCredential) -> Hop {

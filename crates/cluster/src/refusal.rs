@@ -38,7 +38,8 @@ struct Words {
     message: String,
 }
 
-/// The code of an answer with an error status, from the words of its body; `None` where the answer is the member's ordinary word to this caller.
+/// The code of an answer with an error status, from the words of its body, or from the status where they say nothing; `None` where the answer is the
+/// member's ordinary word to this caller.
 ///
 /// `body` may be a prefix; one that is not a whole `v1.Status` says nothing.
 #[must_use]
@@ -48,14 +49,53 @@ pub fn code_of_answer(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Option<AccessCode> {
-    let words: Words = serde_json::from_slice(body).ok()?;
-    if words.kind.as_deref() != Some("Status") {
-        return None;
+    let words: Option<Words> = serde_json::from_slice(body).ok();
+    words
+        .filter(|words| words.kind.as_deref() == Some("Status"))
+        .and_then(|words| by_words(origin, status, headers, &words.message))
+        .or_else(|| by_status(origin, status, headers))
+}
+
+/// The same for an answer to somebody whom the host knows, where the words cannot be read.
+#[must_use]
+pub fn code_of_unread(
+    origin: Origin,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Option<AccessCode> {
+    if status == StatusCode::UNAUTHORIZED && !is_from_beyond(origin, headers) {
+        // As for words without a code of their own. Were it our credential, nothing would have been sent for long.
+        return Some(AccessCode::SignatureInvalid);
     }
-    let message = words.message.as_str();
-    // A kube-apiserver marks each answer. Two marks: the member's ks-apiserver asked its kube-apiserver, and the words are about that.
-    let in_front =
-        origin == Origin::BehindKubeApiserver && headers.get_all("audit-id").iter().count() < 2;
+    by_status(origin, status, headers)
+}
+
+/// A kube-apiserver marks each answer. One mark more than stands in front: the member's ks-apiserver asked its kube-apiserver, and the answer is about
+/// that, or about something behind it.
+fn is_from_beyond(origin: Origin, headers: &HeaderMap) -> bool {
+    let in_front = usize::from(origin == Origin::BehindKubeApiserver);
+    headers.get_all("audit-id").iter().count() > in_front
+}
+
+/// What servers say that are too busy, starting or gone, and those that stand before them; a proxy of somebody's says it in words that nobody knows.
+fn by_status(origin: Origin, status: StatusCode, headers: &HeaderMap) -> Option<AccessCode> {
+    let not_ready = matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    );
+    (not_ready && !is_from_beyond(origin, headers)).then_some(AccessCode::MemberNotReady)
+}
+
+fn by_words(
+    origin: Origin,
+    status: StatusCode,
+    headers: &HeaderMap,
+    message: &str,
+) -> Option<AccessCode> {
+    let in_front = origin == Origin::BehindKubeApiserver && !is_from_beyond(origin, headers);
     match status {
         StatusCode::UNAUTHORIZED => unauthorized(in_front, message),
         StatusCode::FORBIDDEN => (in_front
@@ -86,4 +126,40 @@ fn unauthorized(in_front: bool, message: &str) -> Option<AccessCode> {
     };
     // What has no code of its own is a fault of the token itself, and the host has just found it good: the two do not share the key.
     Some(AccessCode::from_reason(reason).unwrap_or(AccessCode::SignatureInvalid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_speaks_where_the_words_do_not() {
+        use Origin::{BehindKubeApiserver as Behind, KsApiserver as Direct};
+        let marked = |times: usize| {
+            let mut headers = HeaderMap::new();
+            for _ in 0..times {
+                headers.append("audit-id", http::HeaderValue::from_static("m"));
+            }
+            headers
+        };
+        let kubernetes = br#"{"kind":"Status","message":"the server is currently unable to handle the request"}"#;
+        for code in 400..600_u16 {
+            let status = StatusCode::from_u16(code).unwrap();
+            let expected = matches!(code, 429 | 502..=504).then_some(AccessCode::MemberNotReady);
+            for body in [b"".as_slice(), b"<html>Bad Gateway</html>", kubernetes] {
+                // What stands in front, or the server itself; then something behind it, whose trouble is its own.
+                for (origin, in_front) in [(Direct, 0), (Behind, 1)] {
+                    let told = |marks| code_of_answer(origin, status, &marked(marks), body);
+                    assert_eq!(told(in_front), expected, "{origin:?} {code}");
+                    assert_eq!(told(in_front + 1), None, "{origin:?} {code}");
+                }
+            }
+            for (origin, in_front) in [(Direct, 0), (Behind, 1)] {
+                let told = |marks| code_of_unread(origin, status, &marked(marks));
+                let refused = (code == 401).then_some(AccessCode::SignatureInvalid);
+                assert_eq!(told(in_front), refused.or(expected), "{origin:?} {code}");
+                assert_eq!(told(in_front + 1), None, "{origin:?} {code}");
+            }
+        }
+    }
 }

@@ -14,7 +14,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use futures::{StreamExt, pin_mut};
 use kah_api::cluster::HOST_LABEL;
-use kah_cluster::{Host, clusters};
+use kah_cluster::{
+    Host, clusters,
+    retry::{Pauses, Retry},
+};
 use kube::{
     core::DynamicObject,
     runtime::{WatchStreamExt, watcher},
@@ -22,23 +25,30 @@ use kube::{
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Metrics, Settings};
+use crate::{Departures, Metrics, Settings};
 
 pub use events::News;
 pub(crate) use events::tell as tell_event;
 
 /// Keeps all Cluster objects true until `stop`.
-pub async fn run(host: Host, settings: Settings, metrics: Metrics, stop: CancellationToken) {
+pub async fn run(
+    host: Host,
+    settings: Settings,
+    metrics: Metrics,
+    departures: Departures,
+    stop: CancellationToken,
+) {
     let mut fleet = Fleet {
         host: host.clone(),
         settings: settings.clone(),
         metrics: metrics.clone(),
+        departures,
         workers: HashMap::new(),
         tasks: TaskTracker::new(),
         stop: stop.child_token(),
     };
     let events = watcher(clusters(host.client.clone()), watcher::Config::default())
-        .default_backoff()
+        .backoff(Pauses::of(Retry::TRANSIENT))
         .take_until(stop.cancelled());
     pin_mut!(events);
     let mut listed: Option<Vec<DynamicObject>> = None;
@@ -78,6 +88,7 @@ struct Fleet {
     host: Host,
     settings: Settings,
     metrics: Metrics,
+    departures: Departures,
     workers: HashMap<String, Worker>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -101,8 +112,9 @@ impl Fleet {
             }
             self.apply(object);
         }
-        for name in gone.keys() {
-            self.metrics.forget(name);
+        for (name, worker) in gone {
+            self.metrics.forget(&name);
+            self.departures.forget(&worker.uid.unwrap_or_default());
         }
     }
 
@@ -124,6 +136,7 @@ impl Fleet {
                 name: name.clone(),
                 resync: self.settings.resync,
                 metrics: self.metrics.clone(),
+                departures: self.departures.clone(),
             },
             receiver,
             stop.clone(),
@@ -140,6 +153,9 @@ impl Fleet {
         let Some(name) = &object.metadata.name else {
             return;
         };
+        if let Some(uid) = &object.metadata.uid {
+            self.departures.forget(uid);
+        }
         let same = |worker: &Worker| worker.uid == object.metadata.uid;
         if self.workers.get(name).is_some_and(same) {
             self.workers.remove(name);
@@ -155,7 +171,9 @@ impl Fleet {
             .map(|worker| worker.object.borrow().clone())
             .filter(|object| is_host(object))
             .collect();
-        if let Err(error) = host_object::keep(&self.host.client, &self.settings, &hosts).await {
+        // Events wait meanwhile.
+        let kept = worker::within(host_object::keep(&self.host.client, &self.settings, &hosts));
+        if let Err(error) = kept.await {
             tracing::warn!(%error, "keep the Cluster object of the host");
         }
     }

@@ -11,7 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use kube::{Api, api::PostParams};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// How long a holder that says nothing keeps the others waiting.
@@ -78,15 +78,19 @@ impl Leader {
     }
 
     /// Waits to be the one, works until `stop` or until it is the one no longer, and gives the Lease back. `false` after `stop`.
+    ///
+    /// Whatever the work does when it is told to end, it is dropped before another may begin.
     pub async fn lead<F: Future<Output = ()>>(
         &self,
         stop: &CancellationToken,
         work: impl FnOnce(CancellationToken) -> F,
     ) -> bool {
         let mut seen = Seen::default();
-        loop {
+        let mut held = loop {
+            // From before the request on: it may have been stored long before its answer came.
+            let asked = Instant::now();
             match self.try_hold(&mut seen).await {
-                Ok(true) => break,
+                Ok(true) => break asked,
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "take the Lease {}", self.name),
             }
@@ -94,17 +98,23 @@ impl Leader {
             if stop.run_until_cancelled(pause).await.is_none() {
                 return false;
             }
-        }
+        };
         tracing::info!("{} holds the Lease {}", self.identity, self.name);
         let end = stop.child_token();
         let work = work(end.clone());
         tokio::pin!(work);
-        tokio::select! {
-            () = &mut work => {}
-            () = self.keep(&mut seen, &end) => {
+        let ended = tokio::select! {
+            () = &mut work => true,
+            () = self.keep(&mut held, &mut seen, &end) => {
                 end.cancel();
-                work.await;
+                let spare = self.pace.duration.saturating_sub(self.pace.give_up);
+                let until = held + self.pace.give_up + spare.mul_f64(0.8);
+                timeout_at(until, &mut work).await.is_ok()
             }
+        };
+        if !ended {
+            tracing::error!("the work under the Lease {} did not end in time", self.name);
+            return !stop.is_cancelled();
         }
         if let Err(error) = self.release().await {
             tracing::warn!(%error, "give the Lease {} back", self.name);
@@ -112,20 +122,27 @@ impl Leader {
         !stop.is_cancelled()
     }
 
-    /// Renews until `end`, or until it is held no longer.
-    async fn keep(&self, seen: &mut Seen, end: &CancellationToken) {
-        let mut renewed = Instant::now();
-        let look = || end.run_until_cancelled(tokio::time::sleep(self.pace.look));
-        while look().await.is_some() {
-            match self.try_hold(seen).await {
-                Ok(true) => renewed = Instant::now(),
-                Ok(false) => {
+    /// Renews until `end`, or until it is held no longer. `held`: since when nobody else can have begun to wait.
+    async fn keep(&self, held: &mut Instant, seen: &mut Seen, end: &CancellationToken) {
+        loop {
+            let give_up = *held + self.pace.give_up;
+            let look = sleep_until(give_up.min(Instant::now() + self.pace.look));
+            if end.run_until_cancelled(look).await.is_none() {
+                return;
+            }
+            let asked = Instant::now();
+            let renewed = timeout_at(give_up, self.try_hold(seen));
+            match end.run_until_cancelled(renewed).await {
+                None => return,
+                Some(Ok(Ok(true))) => *held = asked,
+                Some(Ok(Ok(false))) => {
                     tracing::error!("another process holds the Lease {}", self.name);
                     return;
                 }
-                Err(error) => tracing::warn!(%error, "renew the Lease {}", self.name),
+                Some(Ok(Err(error))) => tracing::warn!(%error, "renew the Lease {}", self.name),
+                Some(Err(_)) => {}
             }
-            if renewed.elapsed() >= self.pace.give_up {
+            if Instant::now() >= *held + self.pace.give_up {
                 tracing::error!("the Lease {} could not be renewed in time", self.name);
                 return;
             }
@@ -228,5 +245,105 @@ async fn bounded<T>(
     match tokio::time::timeout(REQUEST, request).await {
         Ok(done) => done,
         Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Method, Request, Response};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A kube-apiserver that stores one Lease at once, and says so later.
+    struct Slow {
+        lease: Value,
+        stored: Instant,
+        /// Writes until it answers no more.
+        left: u32,
+    }
+
+    fn slow(answers_after: Duration, writes: u32) -> (Arc<Mutex<Slow>>, kube::Client) {
+        let slow = Arc::new(Mutex::new(Slow {
+            lease: json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l", "resourceVersion": "0"}}),
+            stored: Instant::now(),
+            left: writes,
+        }));
+        let shared = slow.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let shared = shared.clone();
+            async move {
+                let write = request.method() != Method::GET;
+                let body = request.into_body().collect().await?.to_bytes();
+                let answer = {
+                    let mut slow = shared.lock().unwrap();
+                    if slow.left == 0 {
+                        None
+                    } else {
+                        if write {
+                            slow.left -= 1;
+                            slow.stored = Instant::now();
+                            slow.lease = serde_json::from_slice(&body)?;
+                            slow.lease["metadata"]["resourceVersion"] =
+                                slow.left.to_string().into();
+                        }
+                        Some(slow.lease.to_string())
+                    }
+                };
+                let Some(answer) = answer else {
+                    return std::future::pending().await;
+                };
+                if write {
+                    tokio::time::sleep(answers_after).await;
+                }
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Response::new(Body::from(
+                    answer.into_bytes(),
+                )))
+            }
+        });
+        (slow, kube::Client::new(service, "default"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_work_is_over_before_another_may_begin() {
+        let millis = Duration::from_millis;
+        for answers_after in [millis(1), millis(2000), millis(3900)] {
+            for stubborn in [false, true] {
+                let (slow, client) = slow(answers_after, 3);
+                let leader = Leader::new(client, "default", "l", "me", Pace::default());
+                let told = Mutex::new(None);
+                let work = |end: CancellationToken| {
+                    let told = &told;
+                    async move {
+                        end.cancelled().await;
+                        *told.lock().unwrap() = Some(Instant::now());
+                        if stubborn {
+                            std::future::pending::<()>().await;
+                        }
+                    }
+                };
+                let never = CancellationToken::new();
+                let led = tokio::time::timeout(DURATION * 10, leader.lead(&never, work));
+                assert_eq!(led.await, Ok(true), "{answers_after:?}");
+                let stored = slow.lock().unwrap().stored;
+                let told = told.lock().unwrap().unwrap();
+                assert!(
+                    told - stored <= GIVE_UP,
+                    "{answers_after:?}: {:?}",
+                    told - stored
+                );
+                if stubborn {
+                    assert!(
+                        stored.elapsed() < DURATION,
+                        "{answers_after:?}: {:?}",
+                        stored.elapsed()
+                    );
+                }
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod auto_restore;
 pub mod cluster;
+mod departures;
 pub mod leader;
 pub mod metrics;
 pub mod propagation;
@@ -23,6 +24,7 @@ use futures::future::BoxFuture;
 use kah_cluster::Host;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use departures::Departures;
 pub use leader::Leader;
 pub use metrics::Metrics;
 
@@ -42,19 +44,27 @@ pub async fn run(host: Host, settings: Settings, metrics: Metrics, stop: Cancell
     let tasks = TaskTracker::new();
     // Ends all of them when any of them ends, also by a panic.
     let stop = stop.child_token();
+    let departures = Departures::default();
     let all: Vec<(&'static str, BoxFuture<'static, ()>)> = vec![
         (
             "propagation",
             Box::pin(propagation::run(
                 host.clone(),
                 metrics.clone(),
+                departures.clone(),
                 stop.clone(),
             )),
         ),
         ("trust", Box::pin(trust::run(host.clone(), stop.clone()))),
         (
             "clusters",
-            Box::pin(cluster::run(host, settings, metrics, stop.clone())),
+            Box::pin(cluster::run(
+                host,
+                settings,
+                metrics,
+                departures,
+                stop.clone(),
+            )),
         ),
     ];
     for (name, reconciler) in all {

@@ -12,7 +12,11 @@ mod queue;
 mod sources;
 mod told;
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use kah_cluster::{
     Host,
@@ -21,7 +25,7 @@ use kah_cluster::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::Metrics;
+use crate::{Departures, Metrics};
 use fleet::Fleet;
 use sources::Sources;
 
@@ -60,25 +64,33 @@ impl Default for Pace {
 }
 
 /// Propagates until `stop`.
-pub async fn run(host: Host, metrics: Metrics, stop: CancellationToken) {
-    run_at(Pace::default(), host, metrics, stop).await;
+pub async fn run(host: Host, metrics: Metrics, departures: Departures, stop: CancellationToken) {
+    run_at(Pace::default(), host, metrics, departures, stop).await;
 }
 
 /// Propagates at this pace until `stop`; every task of it has ended then.
-pub async fn run_at(pace: Pace, host: Host, metrics: Metrics, stop: CancellationToken) {
+pub async fn run_at(
+    pace: Pace,
+    host: Host,
+    metrics: Metrics,
+    departures: Departures,
+    stop: CancellationToken,
+) {
     let stop = stop.child_token();
     let tasks = TaskTracker::new();
     if let Some(owner) = stop.run_until_cancelled(identity(pace, &host)).await {
         let sources = Arc::new(Sources::default());
-        let fleet = Arc::new(Fleet::new(
+        let fleet = Arc::new(Fleet {
             pace,
-            host.clone(),
+            host: host.clone(),
             owner,
             metrics,
-            sources.clone(),
-            stop.clone(),
-            tasks.clone(),
-        ));
+            departures,
+            sources: sources.clone(),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+            workers: Mutex::default(),
+        });
         for (index, kind) in KINDS.iter().enumerate() {
             let followed = sources::follow(
                 index,

@@ -7,7 +7,7 @@ use http::HeaderValue;
 use kah_api::path::Target;
 
 use kah_iam::Offer;
-pub use kah_iam::roles::{is_open, needs_no_role};
+pub use kah_iam::roles::{is_open, needs_no_role, passes_for_nobody};
 
 /// Somebody who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]

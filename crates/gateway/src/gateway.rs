@@ -34,7 +34,7 @@ use crate::{
     kube_proxy::KubeProxy,
     member, routes,
     settings::Settings,
-    streams::Streams,
+    streams::{Streams, TooMany},
 };
 
 /// Enrolments at one time; more are told to come back.
@@ -285,7 +285,10 @@ impl Inner {
             None => member::unknown(&name),
             Some(member) if member.is_host() => self.authorized(arrived).await,
             Some(member) => {
-                let ends = self.ends(&arrived, None);
+                let ends = match self.ends(&arrived, None) {
+                    Ok(ends) => ends,
+                    Err(status) => return arrived.refuse(&status),
+                };
                 member::forward(self.host.as_ref(), &member, arrived, ends).await
             }
         }
@@ -326,7 +329,10 @@ impl Inner {
             arrived.parts.uri.query().map(str::to_owned),
         );
         let client = arrived.client;
-        let ends = self.ends(&arrived, Some(&arrived.target));
+        let ends = match self.ends(&arrived, Some(&arrived.target)) {
+            Ok(ends) => ends,
+            Err(status) => return arrived.refuse(&status),
+        };
         let (request, _) = arrived.into_request();
         match self.kube.forward(request, target, client, ends).await {
             Ok(response) => response,
@@ -335,11 +341,19 @@ impl Inner {
     }
 
     /// What ends this request, if it is one that goes on.
-    fn ends(&self, arrived: &Arrived, target: Option<&Target>) -> Option<Arc<CancellationToken>> {
+    fn ends(
+        &self,
+        arrived: &Arrived,
+        target: Option<&Target>,
+    ) -> Result<Option<Arc<CancellationToken>>, Box<Status>> {
         let headers = &arrived.parts.headers;
-        member::is_long_running(&arrived.target, headers)
-            .then(|| self.streams.begin(headers, target))
-            .flatten()
+        if !member::is_long_running(&arrived.target, headers) {
+            return Ok(None);
+        }
+        self.streams.begin(headers, target).map_err(|TooMany| {
+            let words = "too many terminals and forwarded ports are open here; close some of them, and try again";
+            Box::new(Status::service_unavailable(words, Vec::new(), 5))
+        })
     }
 
     /// Everything else: what this server answers itself, with one line in the log.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     answer::{self, respond, with_header},
-    callers::needs_no_role,
+    callers::passes_for_nobody,
     gateway::Arrived,
 };
 
@@ -73,7 +73,7 @@ pub(crate) async fn forward(
 ) -> Response {
     let caller = match credential(host, &arrived) {
         Some(caller) => caller,
-        None if needs_no_role(arrived.target.forward_path()) => CallerCredential::Anonymous,
+        None if passes_for_nobody(arrived.target.forward_path()) => CallerCredential::Anonymous,
         None => {
             let status =
                 Status::unauthorized("a member is asked only for those who say who they are");

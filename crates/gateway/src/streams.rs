@@ -17,40 +17,73 @@ use crate::{
     gateway::Gateway,
 };
 
+/// Terminals, forwarded ports and other upgrades that go on at one time. Their connections no longer count at the listener.
+const UPGRADES: usize = 4096;
+
 /// A password is dear to check, and does not end by itself: it is asked in one round out of so many.
 const PASSWORD_ROUNDS: u64 = 30;
 
 /// What goes on now. A stream is forgotten when nobody holds its token any more.
-#[derive(Default)]
-pub(crate) struct Streams(Mutex<Vec<Stream>>);
+pub(crate) struct Streams {
+    all: Mutex<Vec<Stream>>,
+    /// Upgrades at most.
+    upgrades: usize,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            all: Mutex::default(),
+            upgrades: UPGRADES,
+        }
+    }
+}
+
+/// More upgrades go on than may.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
 
 #[derive(Clone)]
 struct Stream {
     ends: Weak<CancellationToken>,
-    authorization: HeaderValue,
+    upgrade: bool,
+    /// Whom to judge again; nobody has nothing that could end.
+    authorization: Option<HeaderValue>,
     /// What this server itself has allowed; a member judges what it is asked.
     target: Option<Arc<Target>>,
 }
 
 impl Streams {
-    /// The token that ends this request's stream; none for a caller without a credential.
+    /// The token that ends this request's stream; none for a caller without a credential, unless it asks for an upgrade, which counts in any case.
     pub(crate) fn begin(
         &self,
         headers: &HeaderMap,
         target: Option<&Target>,
-    ) -> Option<Arc<CancellationToken>> {
+    ) -> Result<Option<Arc<CancellationToken>>, TooMany> {
+        let upgrade = kah_net::is_upgrade(headers);
+        let authorization = headers.get(header::AUTHORIZATION).cloned();
+        if authorization.is_none() && !upgrade {
+            return Ok(None);
+        }
+        let mut streams = self.lock();
+        if upgrade {
+            let open = |stream: &&Stream| stream.upgrade && stream.ends.strong_count() > 0;
+            if streams.iter().filter(open).count() >= self.upgrades {
+                return Err(TooMany);
+            }
+        }
         let ends = Arc::new(CancellationToken::new());
-        let stream = Stream {
+        streams.push(Stream {
             ends: Arc::downgrade(&ends),
-            authorization: headers.get(header::AUTHORIZATION)?.clone(),
+            upgrade,
+            authorization,
             target: target.cloned().map(Arc::new),
-        };
-        self.lock().push(stream);
-        Some(ends)
+        });
+        Ok(Some(ends))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Stream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Judges everything that goes on, once.
@@ -66,19 +99,21 @@ impl Streams {
             let Some(ends) = stream.ends.upgrade() else {
                 continue;
             };
-            let bearer = stream
-                .authorization
+            let Some(authorization) = stream.authorization else {
+                continue;
+            };
+            let bearer = authorization
                 .to_str()
                 .is_ok_and(|value| value.starts_with("Bearer "));
             if !bearer && !round.is_multiple_of(PASSWORD_ROUNDS) {
                 continue;
             }
-            let caller = match known.get(&stream.authorization) {
+            let caller = match known.get(&authorization) {
                 Some(caller) => caller.clone(),
                 None => {
-                    let asked = callers.authenticate(Some(&stream.authorization)).await;
+                    let asked = callers.authenticate(Some(&authorization)).await;
                     let caller = asked.ok();
-                    known.insert(stream.authorization.clone(), caller.clone());
+                    known.insert(authorization, caller.clone());
                     caller
                 }
             };
@@ -121,10 +156,11 @@ mod tests {
     #[test]
     fn a_stream_is_forgotten_with_its_token_and_nobody_has_none() {
         let streams = Streams::default();
-        assert!(streams.begin(&HeaderMap::new(), None).is_none());
+        assert_eq!(streams.begin(&HeaderMap::new(), None).map(drop), Ok(()));
+        assert_eq!(streams.count(), 0);
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer a"));
-        let ends = streams.begin(&headers, None);
+        let ends = streams.begin(&headers, None).unwrap();
         assert_eq!(streams.count(), 1);
         drop(ends);
         assert!(
@@ -133,5 +169,26 @@ mod tests {
                 .iter()
                 .all(|stream| stream.ends.upgrade().is_none())
         );
+    }
+
+    #[test]
+    fn upgrades_are_bounded_whoever_asks_for_them() {
+        let streams = Streams {
+            upgrades: 2,
+            ..Streams::default()
+        };
+        let (mut plain, mut upgrade) = (HeaderMap::new(), HeaderMap::new());
+        upgrade.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        upgrade.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        plain.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer a"));
+        let first = streams.begin(&upgrade, None).unwrap().unwrap();
+        upgrade.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer b"));
+        let _second = streams.begin(&upgrade, None).unwrap().unwrap();
+        assert_eq!(streams.begin(&upgrade, None).map(drop), Err(TooMany));
+        let _watches: Vec<_> = (0..9)
+            .map(|_| streams.begin(&plain, None).unwrap().unwrap())
+            .collect();
+        drop(first);
+        assert!(streams.begin(&upgrade, None).is_ok());
     }
 }

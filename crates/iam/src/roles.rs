@@ -86,8 +86,15 @@ pub fn needs_no_role(path: &str) -> bool {
         || path.starts_with("kapis/config.kubesphere.io/")
 }
 
+/// Whether a host passes a path on to a member for nobody in particular: of those that [`needs_no_role`] what only tells something. A login at a
+/// member is none of them: it would be asked, and its passwords guessed, by whoever likes (security-tests.md S14).
+#[must_use]
+pub fn passes_for_nobody(path: &str) -> bool {
+    needs_no_role(path) && !path.strip_prefix('/').unwrap_or(path).starts_with("oauth/")
+}
+
 /// Whether anybody may use a path of this server itself: those that [`needs_no_role`], and the doors by which agents come, which look at what they
-/// are shown. The doors are no part of `needs_no_role` because what that names is passed on to members for anybody.
+/// are shown. The doors are no part of `needs_no_role` because most of what that names is passed on to members for anybody.
 #[must_use]
 pub fn is_open(path: &str) -> bool {
     const HUB: &str = "/kapis/hub.kubeaihub.io/v1/";
@@ -136,6 +143,20 @@ impl Authorizer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_logs_in_at_a_member() {
+        for (path, passes) in [
+            ("/kapis/version", true),
+            ("/kapis/config.kubesphere.io/v1alpha2/configs/configz", true),
+            ("/healthz", true),
+            ("/oauth/token", false),
+            ("oauth/authorize", false),
+            ("/api/v1/pods", false),
+        ] {
+            assert_eq!(passes_for_nobody(path), passes, "{path}");
+        }
+    }
 
     #[test]
     fn platform_admins_and_open_paths() {

@@ -358,6 +358,9 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.work.cancel();
         self.serving.cancel();
+        if let Some(folder) = self.scratch.take() {
+            let _ = std::fs::remove_dir_all(folder);
+        }
     }
 }
 

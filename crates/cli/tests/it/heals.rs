@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     doctor::{becomes, short_lived},
-    fleet::{OURS, edit, log_in, ok, start, start_real, token, without_controllers},
+    fleet::{OURS, edit, kah, log_in, ok, start, start_real, token, without_controllers},
     original::setting,
     restore::{connections_of_a_real_member_are_restored, each_is_restored_by_hand},
 };
@@ -40,6 +40,17 @@ enum Went {
     Repaired,
     /// Propagation brought the user before anybody was asked to.
     Mended,
+}
+
+impl<'a> Patient<'a> {
+    pub fn new(fleet: &'a Fleet, name: &'a str) -> Self {
+        Self {
+            fleet,
+            name,
+            host: fleet.kubectl("host").unwrap(),
+            kubectl: fleet.kubectl(name).unwrap(),
+        }
+    }
 }
 
 impl Patient<'_> {
@@ -164,8 +175,11 @@ impl Patient<'_> {
             assert!(events[at(begins)].1.contains(code), "{events:?}");
         }
         assert!(at(code) < at(ends), "{events:?}");
+        let failed = ["RestoreFailed", "CredentialNotRenewed"];
         assert!(
-            !events.iter().any(|(reason, _)| reason.ends_with("Failed")),
+            !events
+                .iter()
+                .any(|(reason, _)| failed.contains(&reason.as_str())),
             "{events:?}"
         );
         println!("  {}", events[at(ends)].1);
@@ -190,12 +204,7 @@ impl Patient<'_> {
 fn each_heals(fleet: &Fleet) {
     log_in(fleet);
     let name = "member-1";
-    let patient = Patient {
-        fleet,
-        name,
-        host: fleet.kubectl("host").unwrap(),
-        kubectl: fleet.kubectl(name).unwrap(),
-    };
+    let patient = Patient::new(fleet, name);
     let member = &patient.kubectl;
     let reads_it_late = fleet.real_plane(name).is_some();
     let secret = setting(member, "jwtSecret");
@@ -251,7 +260,16 @@ fn each_heals(fleet: &Fleet) {
 
 #[test]
 fn each_cause_that_needs_nobody_heals_by_itself() {
-    each_heals(&start(&["--members", "1", "--trust", "shared-secret"]));
+    let fleet = start(&["--members", "1", "--trust", "shared-secret"]);
+    each_heals(&fleet);
+    // A federated member with another role refuses the keys of the host, and what is told is its role.
+    let moved = kah(&fleet, &["cluster", "trust", "member-1", "federated"]);
+    assert_eq!(moved.code, 0, "{moved:?}");
+    let patient = Patient::new(&fleet, "member-1");
+    let role = || {
+        edit(&patient.kubectl, "clusterRole: member", "clusterRole: none");
+    };
+    patient.heals("WrongRole", &role, &mut || {});
 }
 
 #[test]

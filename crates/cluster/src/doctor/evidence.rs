@@ -16,6 +16,7 @@ use kube::Api;
 use tokio::time::Instant;
 
 use super::{Expiry, log};
+use crate::probe::cut;
 use crate::{AccessCode, Answer, CallerCredential, Host, Member, Route, SettingsError, fault_of};
 
 /// For each question to a kube-apiserver.
@@ -362,7 +363,7 @@ async fn asked<T>(
         ),
         Ok(Ok(told)) => Asked::Told(told),
         Ok(Err(kube::Error::Api(status))) => {
-            let words = format!("{}: {}", status.code, status.message);
+            let words = cut(&format!("{}: {}", status.code, status.message));
             match status.code {
                 401 => Asked::Rejected(words),
                 403 => Asked::Forbidden(words),
@@ -377,6 +378,7 @@ async fn asked<T>(
                 words = cause.to_string();
                 next = cause.source();
             }
+            let words = cut(&words);
             match fault_of(&error) {
                 Some(kind) => Asked::Fault(kind, words),
                 None => Asked::Other(words),

@@ -77,6 +77,7 @@ pub(super) async fn mend(
         && let Some(expiry) = member.credential().filter(|expiry| expiry.is_soon(now))
         && expiry.left(now).is_positive()
     {
+        connected.code = Some(AccessCode::CredentialExpiring);
         connected.evidence = expiry.words(now);
         let renewed = if request.dry_run {
             Ok(())

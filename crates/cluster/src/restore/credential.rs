@@ -11,6 +11,7 @@ use k8s_openapi::api::{
     core::v1::ServiceAccount,
 };
 use kah_api::seed;
+use kah_iam::federated::HOST_TRUST;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
@@ -120,7 +121,14 @@ async fn give(client: &Client, wanted: &Value) -> Result<(), RestoreError> {
             let patch = Patch::Merge(json!({"rules": rules}));
             match api.patch(ACCOUNT, &PatchParams::default(), &patch).await {
                 Ok(_) => Ok(()),
-                Err(kube::Error::Api(status)) if status.code == 403 => Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 403 => {
+                    tracing::warn!(
+                        "the account {} cannot be given the rights that this version needs, as nobody may extend their own: store the kubeconfig of an \
+                         administrator of the member (kah restore-access CLUSTER --kubeconfig FILE), and have the credential renewed with it",
+                        account()
+                    );
+                    Ok(())
+                }
                 Err(error) => Err(failed(error)),
             }
         }
@@ -170,7 +178,9 @@ fn rights() -> Vec<Value> {
             read
         ),
         // So that the rights of this very account can be compared when it is renewed.
-        rule(&[group], &["clusterroles", "clusterrolebindings"], &["get"]),
+        rule(&[group], &["clusterroles"], &["get"]),
+        // And so that it is known to whom the cluster has given roles.
+        rule(&[group], &["clusterrolebindings"], &["get", "list"]),
         json!({"nonResourceURLs": ["/version", "/healthz", "/livez", "/readyz", "/api", "/apis", "/api/*", "/apis/*"], "verbs": ["get"]}),
     ]);
     let mut inside = object("Role", &version, true);
@@ -180,6 +190,8 @@ fn rights() -> Vec<Value> {
             &["configmaps"],
             &["get", "list", "watch", "create", "update", "patch"]
         ),
+        // Trust that is taken back; its configuration the host never deletes.
+        json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [HOST_TRUST], "verbs": ["delete"]}),
         rule(&[""], &["services"], read),
         // The way of callers, with whatever method.
         rule(&[""], &["services/proxy"], all),

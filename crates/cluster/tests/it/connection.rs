@@ -6,18 +6,24 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Node},
+    rbac::v1::ClusterRoleBinding,
+};
 use kah_api::{access::AccessCode, network::Network, seed::Role};
 use kah_cluster::{
     Host, Kubeconfig, Registry,
     doctor::{self, Outcome as Look},
     guard::AddressGuard,
     restore::{Outcome, Report, Request, RestoreError, State, renew_credential, restore},
+    trust,
 };
 use kah_iam::clock::SystemClock;
+use kah_iam::federated::HOST_TRUST;
 use kah_localkube::Cluster;
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PostParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PostParams},
 };
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
@@ -376,6 +382,28 @@ async fn a_credential_that_ends_soon_is_replaced_by_one_of_the_hosts_own() {
             .all(|stage| stage.outcome == Look::Passed || stage.name == "deployment"),
         "{report:?}"
     );
+    // What is asked of each cluster for its status, and of propagation.
+    let client = member.kubernetes().unwrap();
+    let roles = Api::<ClusterRoleBinding>::all(client.clone());
+    let labels = ListParams::default().labels("iam.kubesphere.io/user-ref");
+    roles.list(&labels).await.unwrap();
+    let nodes = Api::<Node>::all(client.clone());
+    nodes.list_metadata(&ListParams::default()).await.unwrap();
+    client.apiserver_version().await.unwrap();
+    // Trust is told and taken back; nothing else is deleted.
+    let maps = |client| Api::<ConfigMap>::namespaced(client, "kubesphere-system");
+    let map: ConfigMap = serde_json::from_value(
+        json!({"metadata": {"name": HOST_TRUST}, "data": {"issuer": "https://host", "jwks": "{}"}}),
+    )
+    .unwrap();
+    let theirs = maps(client.clone());
+    theirs.create(&PostParams::default(), &map).await.unwrap();
+    trust::withdraw(&client, "https://host").await.unwrap();
+    assert!(theirs.get_opt(HOST_TRUST).await.unwrap().is_none());
+    let refused = theirs
+        .delete("kubesphere-config", &Default::default())
+        .await;
+    assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 403));
     // But not whatever an administrator may.
     let secrets: Api<k8s_openapi::api::core::v1::Secret> =
         Api::namespaced(member.kubernetes().unwrap(), "kubesphere-system");

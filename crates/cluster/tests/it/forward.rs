@@ -210,7 +210,10 @@ async fn refusals_are_named_and_otherwise_unchanged() {
         (true, 404, "pods \"x\" not found".into(), None),
         (true, 503, "no endpoints available for service \":ks-apiserver:\"".into(), Some(C::MemberNotReady)),
         (true, 503, "error trying to reach service: dial tcp 10.0.0.1:9090: connect: connection refused".into(), Some(C::MemberNotReady)),
-        (true, 503, long, None),
+        (true, 503, long, Some(C::MemberNotReady)),
+        (true, 429, "Too many requests, please try again later.".into(), Some(C::MemberNotReady)),
+        (false, 502, "<html>".into(), Some(C::MemberNotReady)),
+        (false, 500, "of its own".into(), None),
     ] {
         let words = message.clone();
         let member = Member::start(None, move |_| {
@@ -234,6 +237,51 @@ async fn refusals_are_named_and_otherwise_unchanged() {
             serde_json::from_slice(&answer.into_body().collect().await.expect("body").to_bytes()).expect("json");
         assert_eq!(body["message"], message);
     }
+}
+
+/// A console tells a member's 401 from the host's by the header alone, also where no body can be read.
+#[tokio::test]
+async fn a2_a_refusal_without_readable_words_is_marked() {
+    let member = Member::start(None, |seen| {
+        let Reply::Answer(mut response) = status(
+            401,
+            "Unauthorized",
+            "Unauthorized: token not found in cache",
+        ) else {
+            unreachable!()
+        };
+        if seen.target == "/encoded" {
+            let encoding = HeaderValue::from_static("gzip");
+            response
+                .headers_mut()
+                .insert(http::header::CONTENT_ENCODING, encoding);
+        }
+        Reply::Answer(response)
+    })
+    .await
+    .expect("member");
+    let registry = registry();
+    registry.replace(vec![cluster("a", "1", straight(&member.url()))]);
+    let ask = async |method: http::Method, target: &str, caller: Option<CallerCredential>| {
+        let mut hop = hop(target);
+        hop.caller = caller.unwrap_or(hop.caller);
+        let mut request = get();
+        *request.method_mut() = method;
+        let member = registry.get("a").expect("member");
+        let answer = member.forward(request, hop).await.expect("answer");
+        assert_eq!(answer.status(), 401);
+        let header = answer.headers().get(REFUSAL_HEADER);
+        header.map(|value| value.to_str().expect("text").to_owned())
+    };
+    let (get, head) = (http::Method::GET, http::Method::HEAD);
+    let named = Some(AccessCode::TokenNotInCache.to_string());
+    let unread = Some(AccessCode::SignatureInvalid.to_string());
+    assert_eq!(ask(get.clone(), "/plain", None).await, named);
+    assert_eq!(ask(get, "/encoded", None).await, unread);
+    assert_eq!(ask(head.clone(), "/plain", None).await, unread);
+    let nobody = Some(CallerCredential::Anonymous);
+    assert_eq!(ask(head.clone(), "/plain", nobody).await, None);
+    assert_eq!(ask(head, "/oauth/token", None).await, None);
 }
 
 #[tokio::test]

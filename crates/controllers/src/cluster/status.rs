@@ -27,15 +27,15 @@ const NOT_PROVEN: &str = "NotProven";
 const EXPIRES: &str = "KubeConfigCertExpiresInSevenDays";
 const AGENT: &str = "AgentAvailable";
 
-/// What the member's APIs say about it.
+/// What the member's APIs say about it, as far as they may be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// `gitVersion` of its kube-apiserver.
-    pub kubernetes: String,
+    pub kubernetes: Option<String>,
     /// How many nodes it has.
-    pub nodes: i64,
+    pub nodes: Option<i64>,
     /// UID of its namespace `kube-system`.
-    pub uid: String,
+    pub uid: Option<String>,
     /// `gitVersion` of its ks-apiserver, where that answered.
     pub kubesphere: Option<String>,
     /// Which components it has, where its ks-apiserver answered.
@@ -110,9 +110,13 @@ pub struct Known {
 pub fn next(before: &ClusterStatus, known: &Known, now: Timestamp) -> ClusterStatus {
     let mut status = before.clone();
     if let Some(facts) = &known.facts {
-        status.kubernetes_version.clone_from(&facts.kubernetes);
-        status.node_count = Some(facts.nodes);
-        status.uid.clone_from(&facts.uid);
+        if let Some(version) = &facts.kubernetes {
+            status.kubernetes_version.clone_from(version);
+        }
+        status.node_count = facts.nodes.or(status.node_count);
+        if let Some(uid) = &facts.uid {
+            status.uid.clone_from(uid);
+        }
         if let Some(version) = &facts.kubesphere {
             status.kubesphere_version = match version.as_str() {
                 "" => "unknown",

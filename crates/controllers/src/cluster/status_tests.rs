@@ -293,14 +293,14 @@ fn the_certificate_is_told_as_the_original_does() {
 fn facts_are_told_and_odd_versions_as_the_original_tells_them() {
     for (version, told) in [("v3.4.1", "v3.4.1"), ("v0.0.0", "v3.0.0"), ("", "unknown")] {
         let facts = Facts {
-            kubernetes: "v1.36.2".into(),
-            nodes: 3,
-            uid: "u".into(),
+            kubernetes: Some("v1.36.2".into()),
+            nodes: Some(3),
+            uid: Some("u".into()),
             kubesphere: Some(version.into()),
             configz: Some([("multicluster".to_owned(), false)].into()),
         };
         let known = Known {
-            facts: Some(facts.clone()),
+            facts: Some(facts),
             ..known(None)
         };
         let status = next(&ClusterStatus::default(), &known, at(0));
@@ -309,9 +309,11 @@ fn facts_are_told_and_odd_versions_as_the_original_tells_them() {
         // What could not be asked this time stays.
         let silent = Known {
             facts: Some(Facts {
+                kubernetes: None,
+                nodes: None,
+                uid: None,
                 kubesphere: None,
                 configz: None,
-                ..facts
             }),
             ..known
         };

@@ -7,11 +7,15 @@ use kah_api::cluster::{Cluster, FINALIZER};
 use kah_cluster::{
     Host, Kubeconfig, clusters, doctor,
     health::Verdict,
-    join,
+    join::{self, Cleaned},
     restore::{self, State},
     with_causes,
 };
-use kube::{Api, api::PostParams, core::DynamicObject};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+    core::DynamicObject,
+};
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +27,7 @@ use super::{
     probing::{Held, probe},
     status::{self, ACCEPTED, HOST_ACCESS, Known, Look},
 };
-use crate::{Metrics, auto_restore, renewal, trust};
+use crate::{Departures, Metrics, auto_restore, renewal, trust};
 
 /// Between two deep looks at a member that is well.
 const LOOK: Duration = Duration::from_secs(60);
@@ -35,8 +39,6 @@ const FOLLOWED: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_secs(2);
 /// For one write to the host.
 const WRITE: Duration = Duration::from_secs(10);
-/// For what is done on a member that leaves.
-const CLEAN: Duration = Duration::from_secs(5);
 /// Tries of a write that somebody else came before.
 const TRIES: usize = 8;
 
@@ -47,6 +49,7 @@ pub struct Work {
     pub name: String,
     pub resync: Duration,
     pub metrics: Metrics,
+    pub departures: Departures,
 }
 
 /// Works until `stop`.
@@ -414,7 +417,9 @@ impl<'a> Keeper<'a> {
         if !finalizers.any(|name| name == FINALIZER) {
             return Ok(());
         }
-        self.clean().await;
+        if !Cleaned::of(seen).is_some_and(|cleaned| cleaned.ended) {
+            self.clean(seen).await;
+        }
         let done = async {
             granted::tell(&self.work.host, &self.work.name, &BTreeSet::new()).await?;
             let api = clusters(self.work.host.client.clone());
@@ -440,30 +445,38 @@ impl<'a> Keeper<'a> {
         within(done).await
     }
 
-    /// Takes what is the host's from a member that can be reached. One that cannot is let go as it is.
-    async fn clean(&self) {
-        let reached = self.last.verdict.as_ref().is_some_and(Verdict::is_reached);
+    /// Takes what is the host's from a member whose kube-apiserver answers, and writes down for whoever asked what became of it. One that does not is
+    /// let go as it is.
+    async fn clean(&self, seen: &DynamicObject) {
         let member = self.work.host.registry.get(&self.work.name);
-        let Some(member) = member.filter(|_| reached && !self.is_host) else {
+        let Some(member) = member.filter(|_| !self.is_host) else {
             return;
         };
-        let cleaned = Box::pin(join::clean_member(&self.work.host, &member));
-        match tokio::time::timeout(CLEAN, cleaned).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(
-                cluster = self.work.name,
-                "clean a member that leaves: {}",
-                with_causes(&error)
-            ),
-            Err(_) => tracing::warn!(
-                cluster = self.work.name,
-                "clean a member that leaves: not within {CLEAN:?}"
-            ),
+        let uid = seen.metadata.uid.as_deref().unwrap_or_default();
+        self.work.departures.leave(uid).await;
+        self.note(seen, &Cleaned::default()).await;
+        let cleaned = Box::pin(join::clean_member(&self.work.host, &member)).await;
+        self.note(seen, &cleaned).await;
+    }
+
+    /// Best effort: a note that cannot be written holds up no deletion.
+    async fn note(&self, seen: &DynamicObject, cleaned: &Cleaned) {
+        let api = clusters(self.work.host.client.clone());
+        let patch = json!({"metadata": {
+            "uid": seen.metadata.uid,
+            "annotations": {Cleaned::ANNOTATION: cleaned.to_string()},
+        }});
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(patch));
+        if let Err(error) = within(api.patch(&self.work.name, &parameters, &patch)).await {
+            tracing::warn!(cluster = self.work.name, %error, "note what is left on a member");
         }
     }
 }
 
-async fn within<T>(write: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+/// A host that does not answer is no reason to wait for ever.
+pub(super) async fn within<T>(
+    write: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
     tokio::time::timeout(WRITE, write)
         .await
         .unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into())))
@@ -527,7 +540,9 @@ async fn find(work: &Work, is_host: bool, accepted: bool) -> Done {
             with_causes(&error)
         );
     }
-    if let Err(error) = granted::tell(&work.host, &work.name, &found.granted).await {
+    if let Some(granted) = &found.granted
+        && let Err(error) = granted::tell(&work.host, &work.name, granted).await
+    {
         tracing::warn!(cluster = work.name, %error, "tell users their clusters");
     }
     Done::Found(Some(found))

@@ -8,7 +8,11 @@ use std::{
 use arc_swap::ArcSwap;
 use futures::StreamExt;
 use kah_api::cluster::HOST_LABEL;
-use kah_cluster::{Host, propagate::Owner};
+use kah_cluster::{
+    Host,
+    propagate::Owner,
+    retry::{Pauses, Retry},
+};
 use kube::{
     Api,
     api::{ApiResource, DynamicObject, GroupVersionKind},
@@ -24,23 +28,24 @@ use super::{
     sources::Sources,
     told::Told,
 };
-use crate::Metrics;
+use crate::{Departures, Metrics};
 
 pub(super) type Labels = BTreeMap<String, String>;
 
 /// The workers, one a member.
 pub(super) struct Fleet {
-    pace: Pace,
-    host: Host,
-    owner: Owner,
-    metrics: Metrics,
-    sources: Arc<Sources>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-    workers: Mutex<HashMap<String, Running>>,
+    pub(super) pace: Pace,
+    pub(super) host: Host,
+    pub(super) owner: Owner,
+    pub(super) metrics: Metrics,
+    pub(super) departures: Departures,
+    pub(super) sources: Arc<Sources>,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) workers: Mutex<HashMap<String, Running>>,
 }
 
-struct Running {
+pub(super) struct Running {
     uid: Option<String>,
     /// What decides over the way to the member: if it changes, trying again at once makes sense.
     way: Value,
@@ -50,27 +55,6 @@ struct Running {
 }
 
 impl Fleet {
-    pub(super) fn new(
-        pace: Pace,
-        host: Host,
-        owner: Owner,
-        metrics: Metrics,
-        sources: Arc<Sources>,
-        stop: CancellationToken,
-        tasks: TaskTracker,
-    ) -> Self {
-        Self {
-            pace,
-            host,
-            owner,
-            metrics,
-            sources,
-            stop,
-            tasks,
-            workers: Mutex::default(),
-        }
-    }
-
     fn workers(&self) -> MutexGuard<'_, HashMap<String, Running>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,8 +78,9 @@ impl Fleet {
         let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
         let resource = ApiResource::from_gvk_with_plural(&kind, "clusters");
         let clusters: Api<DynamicObject> = Api::all_with(self.host.client.clone(), &resource);
-        let mut events =
-            std::pin::pin!(watcher(clusters, watcher::Config::default()).default_backoff());
+        let mut events = std::pin::pin!(
+            watcher(clusters, watcher::Config::default()).backoff(Pauses::of(Retry::TRANSIENT))
+        );
         let mut listed: Vec<String> = Vec::new();
         while let Some(event) = events.next().await {
             match event {
@@ -163,6 +148,10 @@ impl Fleet {
             queue: Arc::default(),
             stop: self.stop.child_token(),
         };
+        let uid = running.uid.as_deref().unwrap_or_default();
+        let Some(ended) = self.departures.begin(uid, &running.stop) else {
+            return;
+        };
         let worker = Worker {
             pace: self.pace,
             host: self.host.clone(),
@@ -175,8 +164,11 @@ impl Fleet {
             memory: Memory::default(),
             told: Told::new(&self.metrics, &name),
         };
-        self.tasks
-            .spawn(running.stop.clone().run_until_cancelled_owned(worker.run()));
+        let stop = running.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled_owned(worker.run()).await;
+            drop(ended);
+        });
         self.workers().insert(name, running);
     }
 }

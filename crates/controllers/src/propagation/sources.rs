@@ -6,7 +6,10 @@ use std::{
 };
 
 use futures::StreamExt;
-use kah_cluster::propagate::{Ending, KINDS, Kind, is_federated};
+use kah_cluster::{
+    propagate::{Ending, KINDS, Kind, is_federated},
+    retry::{Pauses, Retry},
+};
 use kube::{
     Api, Client,
     api::DynamicObject,
@@ -193,7 +196,9 @@ pub(super) async fn follow(
     fleet: Arc<Fleet>,
 ) {
     let objects: Api<DynamicObject> = Api::all_with(client, &kind.source());
-    let mut events = std::pin::pin!(watcher(objects, watcher::Config::default()).default_backoff());
+    let mut events = std::pin::pin!(
+        watcher(objects, watcher::Config::default()).backoff(Pauses::of(Retry::TRANSIENT))
+    );
     let (mut listed, mut failing) = (Vec::new(), false);
     while let Some(event) = events.next().await {
         if let Err(error) = event {

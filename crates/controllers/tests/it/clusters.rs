@@ -6,14 +6,14 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kah_api::{
     cluster::{Cluster, FINALIZER},
     config::edit,
-    iam::User,
+    iam::{GlobalRoleBinding, User},
     seed,
 };
-use kah_cluster::clusters;
+use kah_cluster::{clusters, join, propagate::HOST_LABEL};
 use kah_testkit::eventually;
 use kube::{
     Api,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 use serde_json::json;
 
@@ -208,6 +208,51 @@ async fn silent_members_are_known_and_delay_nobody() {
     })
     .await
     .unwrap();
+    stage.end().await;
+}
+
+/// What is cleaned is decided by the kube-apiserver of a member, and whoever takes it out is told what is left.
+#[tokio::test]
+async fn who_leaves_is_cleaned_though_its_ks_apiserver_is_stopped() {
+    let mut stage = Stage::new().await;
+    let member = stage.join_whole("m", Does::Accepts, "0", json!({})).await;
+    stage.join("apart", Does::Accepts).await;
+    let bindings: Api<GlobalRoleBinding> = Api::all(stage.host.client.clone());
+    // More than one page, and than are written at once.
+    for number in 0..250 {
+        let binding =
+            GlobalRoleBinding::for_user(&format!("b{number}"), "admin", "platform-regular");
+        bindings
+            .create(&PostParams::default(), &binding)
+            .await
+            .unwrap();
+    }
+    let copies: Api<GlobalRoleBinding> = Api::all(member.clone());
+    let ours = ListParams::default().labels(HOST_LABEL);
+    stage.run();
+    eventually(SOON, "it has copies", async || {
+        copies.list(&ours).await.unwrap().items.len() >= 250
+    })
+    .await
+    .unwrap();
+    stage.does("m", Does::Stalls);
+    stage.becomes("m", "Ready", "False/MemberUnreachable").await;
+    let left = join::leave(&stage.host, "m").await.unwrap();
+    assert_eq!(left.remains, Vec::<String>::new(), "{left:?}");
+    assert_eq!(copies.list(&ours).await.unwrap().items.len(), 0);
+
+    // One whose kube-apiserver nobody can ask is let go as it is, and that is said.
+    let began = Instant::now();
+    let left = join::leave(&stage.host, "apart").await.unwrap();
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    assert_eq!(
+        left.remains,
+        [format!("objects with the label {HOST_LABEL}")]
+    );
+    assert!(
+        left.commands[0].contains("globalrolebindings.iam.kubesphere.io"),
+        "{left:?}"
+    );
     stage.end().await;
 }
 

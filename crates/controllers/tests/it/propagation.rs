@@ -569,7 +569,7 @@ async fn who_leaves_keeps_its_workspaces_and_loses_our_users(stage: &mut Stage) 
     stage.until_there("m", "User", "admin").await;
     stage.stop().await;
     let registered = stage.host.registry.get("m").unwrap();
-    release(&stage.host, &registered).await.unwrap();
+    release(&stage.host, &registered, &|| {}).await.unwrap();
     let member = stage.member("m");
     for (kind, ..) in table() {
         let live = member.get(kind, "ours").await;
@@ -593,7 +593,7 @@ async fn who_leaves_keeps_its_workspaces_and_loses_our_users(stage: &mut Stage) 
         OTHER_HASH
     );
     assert_eq!(
-        release(&stage.host, &registered).await.unwrap(),
+        release(&stage.host, &registered, &|| {}).await.unwrap(),
         Default::default()
     );
     for name in ["admin", "local"] {

@@ -555,6 +555,20 @@ async fn h9_s14_nobody_causes_a_dial_by_any_way() {
                     assert_eq!(status, 401, "{value:?} {target} {two}");
                 }
             }
+            // Nor does a login that is meant for the member.
+            for login in [
+                "oauth/token",
+                "oauth/token?grant_type=password&username=admin&password=guessed",
+                "oauth/authorize?client_id=ks-console&response_type=token",
+                "%6fauth/token",
+            ] {
+                let target = format!("/clusters/{name}/{login}");
+                let (status, _, _) = ways.ask(false, &target, headers).await;
+                assert!(
+                    matches!(status.as_u16(), 401 | 403),
+                    "{value:?} {target}: {status}"
+                );
+            }
             let target = format!("/clusters/{name}/{exec}");
             let (_, head) = ways.upgrade(&target, headers, "").await;
             assert!(head.starts_with("http/1.1 401"), "{value:?}: {head}");

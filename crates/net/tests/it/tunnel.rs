@@ -166,6 +166,33 @@ async fn more_streams_than_allowed_are_reset_and_the_session_lives() {
     assert!(soon(ends.incoming.next()).await.is_some());
 }
 
+/// All of them are there before any is taken: as many as yamux lets one side open that the other has not answered yet, which is 256.
+#[tokio::test]
+async fn a_burst_of_streams_loses_none() {
+    const BURST: usize = 256;
+    let mut ends = ends(SessionLimits {
+        ours: BURST,
+        theirs: BURST,
+        ..SessionLimits::default()
+    });
+    let mut streams = Vec::new();
+    for _ in 0..BURST {
+        let mut stream = soon(ends.ours.open()).await.expect("stream");
+        stream.write_all(b"x").await.expect("write");
+        streams.push(stream);
+    }
+    // Each has arrived, and counts, at the end that serves it.
+    until("all have arrived", || ends.theirs.load() == BURST).await;
+    for (number, mut stream) in streams.into_iter().enumerate() {
+        let mut theirs = soon(ends.incoming.next()).await.expect("stream");
+        theirs.write_all(b"y").await.expect("write");
+        theirs.shutdown().await.expect("end");
+        let mut answer = String::new();
+        let read = soon(stream.read_to_string(&mut answer)).await;
+        assert!(read.is_ok() && answer == "y", "{number}: {read:?}");
+    }
+}
+
 #[tokio::test]
 async fn streams_beyond_our_own_limit_wait() {
     let ends = ends(SessionLimits {

@@ -9,7 +9,7 @@ use kah_cluster::{
     retry::Retry,
 };
 use kah_controllers::{
-    Metrics,
+    Departures, Metrics,
     propagation::{Pace, run_at},
 };
 use kah_iam::SystemClock;
@@ -274,7 +274,13 @@ impl Stage {
     pub fn start_at(&mut self, pace: Pace) {
         let stop = CancellationToken::new();
         let (host, metrics) = (self.host.clone(), self.metrics.clone());
-        let run = tokio::spawn(run_at(pace, host, metrics, stop.clone()));
+        let run = tokio::spawn(run_at(
+            pace,
+            host,
+            metrics,
+            Departures::default(),
+            stop.clone(),
+        ));
         self.running = Some((stop, AbortOnDropHandle::new(run)));
     }
 
