@@ -28,6 +28,7 @@ pub enum AccessCode {
     ConfigUnreadable,
     VersionUnsupported,
     WrongRole,
+    TrustUndecided,
 }
 
 /// How bad a finding is.
@@ -59,7 +60,7 @@ pub struct Remedy {
     pub commands: &'static [&'static str],
 }
 
-/// A text that is none of the sixteen codes.
+/// A text that is none of the codes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("read an access code: {0:?} is not one")]
 pub struct UnknownAccessCode(pub String);
@@ -70,8 +71,8 @@ const SECRET: &str = "kubectl -n kubesphere-system get cm kubesphere-config -o y
 const AGE: &str = "kubectl -n kubesphere-system get cm kubesphere-config -o yaml | grep -v \"apiVersion\" | grep accessTokenMaxAge";
 
 impl AccessCode {
-    /// All codes, in the order of lost-access.md.
-    pub const ALL: [Self; 16] = [
+    /// All codes, in the order of lost-access.md; those that came later follow.
+    pub const ALL: [Self; 17] = [
         Self::TokenNotInCache,
         Self::SignatureInvalid,
         Self::ClockSkew,
@@ -88,6 +89,7 @@ impl AccessCode {
         Self::ConfigUnreadable,
         Self::VersionUnsupported,
         Self::WrongRole,
+        Self::TrustUndecided,
     ];
 
     /// The stable name.
@@ -110,6 +112,7 @@ impl AccessCode {
             Self::ConfigUnreadable => "ConfigUnreadable",
             Self::VersionUnsupported => "VersionUnsupported",
             Self::WrongRole => "WrongRole",
+            Self::TrustUndecided => "TrustUndecided",
         }
     }
 
@@ -170,6 +173,9 @@ impl AccessCode {
             }
             Self::VersionUnsupported => "The member runs a version that the host does not support.",
             Self::WrongRole => "The member's configuration does not say that it is a member.",
+            Self::TrustUndecided => {
+                "How the member shall know callers is not decided, so nobody's token is sent to it, and nobody reaches it through the host."
+            }
         }
     }
 
@@ -246,6 +252,10 @@ impl AccessCode {
             Self::WrongRole => (
                 "On the member, set multicluster.clusterRole to member and restart ks-apiserver.",
                 &[EDIT, RESTART],
+            ),
+            Self::TrustUndecided => (
+                "A member that offers federated trust gets it by itself; send another one users' own tokens with `kah cluster trust NAME shared-secret`, or let it leave.",
+                &["kah cluster trust CLUSTER shared-secret"],
             ),
         };
         Remedy { text, commands }

@@ -12,6 +12,10 @@ use crate::hub::{Answer, Hub};
 /// Clusters asked at the same time.
 const AT_ONCE: usize = 16;
 
+/// What to do about a 403.
+const NO_ROLE: &str =
+    "This login has no role for that: ask an administrator of the host for one, or to run this.";
+
 /// A Cluster object as far as the commands show it.
 pub struct Cluster {
     /// Its name.
@@ -154,8 +158,12 @@ pub async fn examine(
                         answer.message()
                     )),
                     remedy: Some(
-                        "Try again; if it stays, look at the log of ks-apiserver on the host."
-                            .into(),
+                        if answer.status == StatusCode::FORBIDDEN {
+                            NO_ROLE
+                        } else {
+                            "Try again; if it stays, look at the log of ks-apiserver on the host."
+                        }
+                        .into(),
                     ),
                     ..Access::new(&cluster.name, false)
                 }],
@@ -261,7 +269,12 @@ fn judge(name: &str, answer: &Answer) -> Access {
         evidence: Some(format!("{}: {}", answer.status.as_u16(), answer.message())),
         meaning: cause.map(|cause| cause.consequence().to_owned()),
         remedy: Some(cause.map_or_else(
-            || format!("Look at the logs of ks-apiserver on {name}."),
+            || {
+                if answer.status == StatusCode::FORBIDDEN {
+                    return NO_ROLE.to_owned();
+                }
+                format!("Look at the logs of ks-apiserver on {name}.")
+            },
             |cause| cause.remedy().text.to_owned(),
         )),
         code,
@@ -340,6 +353,8 @@ mod tests {
     fn what_has_no_code_still_says_where_to_look() {
         let access = judge("m", &answer(500, None, "boom"));
         assert_eq!(access.code, None);
+        let forbidden = judge("m", &answer(403, None, "no"));
+        assert_eq!(forbidden.remedy.as_deref(), Some(NO_ROLE));
         assert!(!access.ok && access.remedy.unwrap().contains("logs"));
         assert!(judge("m", &answer(200, None, "{}")).ok);
     }

@@ -92,7 +92,7 @@ async fn serve(
             _ => {
                 let client = kube::Client::try_from(kube)
                     .context("prepare the client of the kube-apiserver")?;
-                let enrolment = Enrolment::of(client);
+                let enrolment = Enrolment::of(client, proxies());
                 let joined = enrolment.hub(Retry::TRANSIENT, Retry::REFUSED);
                 let Some(hub) = stop.run_until_cancelled(joined).await else {
                     return Ok(());

@@ -62,8 +62,8 @@ pub enum Command {
     Doctor {
         /// Only these clusters
         clusters: Vec<String>,
-        /// Look again and again, and print what changes, until Ctrl-C
-        #[arg(long, short = 'w', conflicts_with = "output")]
+        /// Look again and again, and print what changes, until Ctrl-C; with -o json one document a line
+        #[arg(long, short = 'w')]
         watch: bool,
         #[command(flatten)]
         output: Output,
@@ -132,8 +132,8 @@ impl TrustWord {
 pub enum Cluster {
     /// All clusters, how they are, and whether the login opens them
     List {
-        /// Look again and again, and print what changes, until Ctrl-C
-        #[arg(long, short = 'w', conflicts_with = "output")]
+        /// Look again and again, and print what changes, until Ctrl-C; with -o json one document a line
+        #[arg(long, short = 'w')]
         watch: bool,
         #[command(flatten)]
         output: Output,
@@ -157,6 +157,8 @@ pub enum Cluster {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        #[command(flatten)]
+        output: Output,
     },
     /// One cluster
     Show {
@@ -184,6 +186,12 @@ pub struct Join {
     /// With --agent: accept a host without TLS; the join token travels in clear
     #[arg(long, requires = "agent")]
     pub insecure_hub: bool,
+    /// With --agent: the HTTP proxy through which the cluster reaches the host, http://[USER:PASSWORD@]HOST[:PORT]
+    #[arg(long, value_name = "URL", requires = "agent")]
+    pub proxy: Option<String>,
+    /// With --proxy: where it is not used, with commas between
+    #[arg(long, value_name = "LIST", requires = "proxy")]
+    pub no_proxy: Option<String>,
     /// Only check
     #[arg(long)]
     pub dry_run: bool,

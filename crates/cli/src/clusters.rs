@@ -10,7 +10,7 @@ use crate::{
     failure::Failure,
     hub::Hub,
     output::{self, Format},
-    watched::{self, Table},
+    watched::{self, Look, Table},
 };
 
 /// What a Cluster's status tells.
@@ -132,7 +132,11 @@ fn opens(access: &Access) -> String {
 /// `kah cluster list`
 pub async fn list(format: Format, watch: bool) -> Result<(), Failure> {
     if watch {
-        return watched::watch(async || Ok(table(&rows().await?))).await;
+        return watched::watch(format, async || {
+            let rows = rows().await?;
+            Look::new(table(&rows), &rows)
+        })
+        .await;
     }
     match format {
         Format::Name => {

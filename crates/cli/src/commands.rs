@@ -11,7 +11,7 @@ use crate::failure::{Exit, Failure};
 use crate::hub::{Hub, normal_address};
 use crate::login;
 use crate::output::{self, Format};
-use crate::watched::{self, Table};
+use crate::watched::{self, Look, Table};
 
 /// `kah login`
 pub async fn login(address: &str, user: &str, password_stdin: bool) -> Result<(), Failure> {
@@ -76,8 +76,11 @@ pub async fn whoami(format: Format) -> Result<(), Failure> {
 /// `kah doctor`
 pub async fn doctor(names: &[String], format: Format, watch: bool) -> Result<(), Failure> {
     if watch {
-        let look = async || Ok(findings(&examined(names).await?));
-        return watched::watch(look).await;
+        return watched::watch(format, async || {
+            let answers = examined(names).await?;
+            Look::new(findings(&answers), &answers)
+        })
+        .await;
     }
     let answers = examined(names).await?;
     let ill: Vec<&Access> = answers.iter().filter(|answer| !answer.ok).collect();
@@ -88,12 +91,14 @@ pub async fn doctor(names: &[String], format: Format, watch: bool) -> Result<(),
     }
     let mut clusters: Vec<&str> = answers.iter().map(|it| it.cluster.as_str()).collect();
     clusters.dedup();
-    match ill.as_slice() {
+    let mut wrong: Vec<&str> = ill.iter().map(|it| it.cluster.as_str()).collect();
+    wrong.dedup();
+    match wrong.as_slice() {
         [] => Ok(()),
-        ill => Err(Failure::new(
+        wrong => Err(Failure::new(
             format!(
-                "{} of {} clusters cannot be reached with this login.",
-                ill.len(),
+                "Something is wrong with {} of {} clusters.",
+                wrong.len(),
                 clusters.len()
             ),
             "Follow the last column, then run `kah doctor` again.",

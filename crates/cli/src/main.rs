@@ -86,7 +86,9 @@ async fn run(command: Command) -> Result<(), Failure> {
         }) => trust::move_to(&name, trust, output.output).await,
         Command::Trust(Trust::Show(output)) => trust::show(output.output).await,
         Command::Trust(Trust::Rotate { force }) => trust::rotate(force).await,
-        Command::Cluster(Cluster::Leave { name, yes }) => membership::leave(&name, yes).await,
+        Command::Cluster(Cluster::Leave { name, yes, output }) => {
+            membership::leave(&name, yes, output.output).await
+        }
         Command::Doctor {
             clusters,
             watch,

@@ -7,7 +7,7 @@ use http::StatusCode;
 use jiff::{Timestamp, Unit};
 use serde_json::{Value, json};
 
-use crate::arguments::{Join, TrustWord};
+use crate::arguments::Join;
 use crate::failure::{Exit, Failure};
 use crate::hub::{Answer, Hub};
 use crate::output::{self, Format};
@@ -17,10 +17,7 @@ const CLUSTERS: &str = "/kapis/hub.kubeaihub.io/v1/clusters";
 /// Joins a cluster, in one of the two ways.
 pub async fn join(wanted: &Join) -> Result<(), Failure> {
     match &wanted.kubeconfig {
-        Some(kubeconfig) => {
-            let (dry_run, force) = (wanted.dry_run, wanted.force);
-            direct(&wanted.name, kubeconfig, dry_run, force, wanted.trust).await
-        }
+        Some(kubeconfig) => direct(wanted, kubeconfig).await,
         None => invite(wanted).await,
     }
 }
@@ -35,6 +32,8 @@ async fn invite(wanted: &Join) -> Result<(), Failure> {
         "agent": true,
         "hub": address,
         "insecureHub": wanted.insecure_hub,
+        "proxy": wanted.proxy,
+        "noProxy": wanted.no_proxy.as_deref().unwrap_or_default(),
         "force": wanted.force,
     });
     let invitation = understand(name, &hub.post(CLUSTERS, &body).await?)?;
@@ -81,13 +80,8 @@ async fn invite(wanted: &Join) -> Result<(), Failure> {
 }
 
 /// Has the host look at a cluster, and join it.
-async fn direct(
-    name: &str,
-    kubeconfig: &Path,
-    dry_run: bool,
-    force: bool,
-    trust: Option<TrustWord>,
-) -> Result<(), Failure> {
+async fn direct(join: &Join, kubeconfig: &Path) -> Result<(), Failure> {
+    let (name, dry_run) = (join.name.as_str(), join.dry_run);
     let text = std::fs::read(kubeconfig).map_err(|error| {
         Failure::new(
             format!("read {}", kubeconfig.display()),
@@ -101,8 +95,8 @@ async fn direct(
         "name": name,
         "kubeconfig": STANDARD.encode(text),
         "dryRun": dry_run,
-        "force": force,
-        "trust": trust.map(|trust| trust.trust().as_str()),
+        "force": join.force,
+        "trust": join.trust.map(|trust| trust.trust().as_str()),
     });
     let report = understand(name, &hub.post(CLUSTERS, &wanted).await?)?;
     let server = report.get("server").and_then(Value::as_str);
@@ -119,15 +113,20 @@ async fn direct(
             text("remedy")
         ));
     }
-    output::data(&if dry_run {
-        format!("{name} at {server} can join, with {trust} trust.\n")
-    } else {
-        format!("{name} at {server} has joined, with {trust} trust.\n")
-    })
+    match join.output.output {
+        Format::Name => output::data(&format!("{name}\n")),
+        Format::Table if dry_run => output::data(&format!(
+            "{name} at {server} can join, with {trust} trust.\n"
+        )),
+        Format::Table => output::data(&format!(
+            "{name} at {server} has joined, with {trust} trust.\n"
+        )),
+        format => output::value(&report, format),
+    }
 }
 
 /// Takes a member out of the fleet.
-pub async fn leave(name: &str, yes: bool) -> Result<(), Failure> {
+pub async fn leave(name: &str, yes: bool, format: Format) -> Result<(), Failure> {
     let (hub, _) = Hub::of_login().await?;
     let question = format!("Nobody will reach {name} through the host any more. Go on?");
     if !yes && !output::confirmed(&question, "Add --yes.")? {
@@ -136,7 +135,11 @@ pub async fn leave(name: &str, yes: bool) -> Result<(), Failure> {
     // It is cleaned meanwhile, which takes as long as it holds much of the host's.
     let answer = hub.delete(&format!("{CLUSTERS}/{name}")).await?;
     let left = understand(name, &answer)?;
-    output::data(&format!("{name} has left.\n"))?;
+    match format {
+        Format::Table => output::data(&format!("{name} has left.\n"))?,
+        Format::Name => output::data(&format!("{name}\n"))?,
+        format => output::value(&left, format)?,
+    }
     let texts = |field: &str| {
         let items = left.pointer(&format!("/member/{field}"));
         let items = items.and_then(Value::as_array).into_iter().flatten();
@@ -181,9 +184,24 @@ fn understand(name: &str, answer: &Answer) -> Result<Value, Failure> {
             "Join it with --force and run `kah restore-access {name}`, or by hand: {remedy}"
         ),
         (_, Some(remedy)) if !remedy.is_empty() => remedy.to_owned(),
+        _ if answer.message().contains("does not offer federated trust") => {
+            "Join it with --trust shared-secret, if it may see users' own tokens.".into()
+        }
+        _ if answer.message().contains("does not say what trust it offers") => {
+            "Try again; if it stays, look at its ks-apiserver, or decide with --trust.".into()
+        }
         (StatusCode::CONFLICT, _) => "See what there is with `kah cluster list`.".into(),
         (StatusCode::NOT_FOUND, _) => "See what there is with `kah cluster list`.".into(),
         (StatusCode::FORBIDDEN, _) => "Ask an administrator of the host to run this.".into(),
+        (StatusCode::BAD_REQUEST, _) if answer.message().starts_with("kubeconfig: the address") => {
+            "If that is the cluster, have an administrator of the host add the address to hub.allowedAddresses in its kubesphere.yaml.".into()
+        }
+        (StatusCode::BAD_REQUEST, _) if answer.message().starts_with("kubeconfig: the name") => {
+            "See that the host resolves the name, or give an address in its place.".into()
+        }
+        (StatusCode::BAD_REQUEST, _) if answer.message().contains("unusual form") => {
+            "Correct that and try again.".into()
+        }
         (StatusCode::BAD_REQUEST, _) if answer.message().starts_with("kubeconfig") => {
             "Make one that needs no files or programs: `kubectl config view --minify --flatten --raw`, with a client certificate or a token."
                 .into()

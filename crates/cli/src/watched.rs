@@ -2,9 +2,12 @@
 
 use std::{io::IsTerminal, time::Duration};
 
+use serde::Serialize;
+use serde_json::{Value, json};
+
 use crate::{
     failure::{Exit, Failure},
-    output,
+    output::{self, Format},
 };
 
 /// Between two looks.
@@ -27,18 +30,28 @@ impl Table {
         output::table(&self.header, &self.rows)
     }
 
+    /// The names that are no more.
+    fn gone<'a>(&self, before: &'a Self) -> Vec<&'a str> {
+        let has = |name: &str| {
+            self.rows
+                .iter()
+                .any(|row| row.first().is_some_and(|it| it == name))
+        };
+        let names = before.rows.iter().filter_map(|row| row.first());
+        let mut gone: Vec<&str> = names
+            .map(String::as_str)
+            .filter(|name| !has(name))
+            .collect();
+        gone.dedup();
+        gone
+    }
+
     /// What is to be added to what was printed before: rows that are new or changed, and those that have gone.
     fn since(&self, before: &Self) -> Self {
         let is_new = |row: &&Vec<String>| !before.rows.contains(row);
         let mut rows: Vec<Vec<String>> = self.rows.iter().filter(is_new).cloned().collect();
-        let has = |name: &str| {
-            let mut names = self.rows.iter().filter_map(|row| row.first());
-            names.any(|it| it == name)
-        };
-        for name in before.rows.iter().filter_map(|row| row.first()) {
-            if !has(name) && !rows.iter().any(|row| row.first() == Some(name)) {
-                rows.push(vec![name.clone(), "has left".into()]);
-            }
+        for name in self.gone(before) {
+            rows.push(vec![name.to_owned(), "has left".into()]);
         }
         Self {
             header: self.header.clone(),
@@ -47,22 +60,73 @@ impl Table {
     }
 }
 
-/// Prints the table whenever it changes, until Ctrl-C: anew on a terminal, elsewhere only what changed. A host that does not answer for a while is no
-/// end; a login that is refused is.
+/// What one look shows: a table, and the same rows as data.
+pub struct Look {
+    /// For people.
+    pub table: Table,
+    /// One for each row of the table.
+    pub items: Vec<Value>,
+}
+
+impl Look {
+    /// Of these rows, shown so.
+    ///
+    /// # Errors
+    /// A row cannot be written as JSON.
+    pub fn new(table: Table, rows: &[impl Serialize]) -> Result<Self, Failure> {
+        let items: Result<Vec<Value>, _> = rows.iter().map(serde_json::to_value).collect();
+        let items = items.map_err(|error| {
+            Failure::new("write the answer as JSON", "Leave -o out.").because(error)
+        })?;
+        Ok(Self { table, items })
+    }
+
+    /// The data of the rows that are new or changed, and of clusters that have gone: one document a line.
+    fn lines(&self, before: Option<&Table>) -> String {
+        let is_new = |row: &Vec<String>| before.is_none_or(|before| !before.rows.contains(row));
+        let rows = self.table.rows.iter().zip(&self.items);
+        let mut lines: Vec<String> = rows
+            .filter(|(row, _)| is_new(row))
+            .map(|(_, item)| item.to_string())
+            .collect();
+        for name in before
+            .into_iter()
+            .flat_map(|before| self.table.gone(before))
+        {
+            lines.push(json!({"cluster": name, "left": true}).to_string());
+        }
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+}
+
+/// Prints the table whenever it changes, until Ctrl-C: anew on a terminal, elsewhere only what changed; as JSON what changed, a document a line. A
+/// host that does not answer for a while is no end; a login that is refused is.
 ///
 /// # Errors
 /// The first look fails, or the login is refused.
-pub async fn watch(look: impl AsyncFn() -> Result<Table, Failure>) -> Result<(), Failure> {
+pub async fn watch(
+    format: Format,
+    look: impl AsyncFn() -> Result<Look, Failure>,
+) -> Result<(), Failure> {
+    if !matches!(format, Format::Table | Format::Json) {
+        return Err(Failure::new(
+            "what is watched cannot be printed in that form",
+            "Give -o json, or no -o.",
+        ));
+    }
     let terminal = std::io::stdout().is_terminal();
     let work = async {
         let mut before: Option<Table> = None;
         let mut complained = false;
         loop {
             match look().await {
-                Ok(table) => {
+                Ok(look) => {
                     complained = false;
-                    print(before.as_ref(), &table, terminal)?;
-                    before = Some(table);
+                    match format {
+                        Format::Json => output::data(&look.lines(before.as_ref()))?,
+                        _ => print(before.as_ref(), &look.table, terminal)?,
+                    }
+                    before = Some(look.table);
                 }
                 Err(failure) if before.is_none() || failure.code() == Exit::Login as u8 => {
                     return Err(failure);
@@ -119,5 +183,18 @@ mod tests {
             table(&[&["b", "TokenNotInCache"], &["d", "Yes"], &["c", "has left"]]).rows
         );
         assert!(after.since(&after).rows.is_empty());
+    }
+
+    #[test]
+    fn changes_are_documents_one_a_line() {
+        let before = table(&[&["a", "Yes"], &["b", "Yes"], &["c", "Yes"]]);
+        let rows = [json!({"name": "a"}), json!({"b": "X"})];
+        let after = Look::new(table(&[&["a", "Yes"], &["b", "X"]]), &rows).unwrap();
+        assert_eq!(
+            after.lines(Some(&before)),
+            "{\"b\":\"X\"}\n{\"cluster\":\"c\",\"left\":true}\n"
+        );
+        assert_eq!(after.lines(None).lines().count(), 2);
+        assert_eq!(after.lines(Some(&after.table)), "");
     }
 }

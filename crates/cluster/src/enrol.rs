@@ -17,6 +17,7 @@ use kube::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+pub use agent::Proxy;
 pub use token::{LIFE, Token, without_tokens};
 
 use crate::{
@@ -42,6 +43,9 @@ pub enum EnrolError {
     /// The address of this hub cannot be used by agents.
     #[error("hub: {0}")]
     Hub(String),
+    /// A proxy that agents cannot use.
+    #[error("{0}")]
+    Proxy(String),
     /// No Cluster was ever invited by this token, or it has left, or was invited anew.
     #[error(
         "token: this hub does not know it: it was mistyped, the cluster has left, or a newer token was made"
@@ -100,6 +104,8 @@ pub struct Invite {
     pub hub: String,
     /// Whether that may be plain HTTP although it is not on the same machine: the token travels in clear then.
     pub insecure_hub: bool,
+    /// An HTTP proxy on the agent's way out.
+    pub proxy: Option<Proxy>,
     /// Invite a cluster anew that has enrolled before. It keeps its Cluster object; only the same cluster may use the token.
     pub again: bool,
 }
@@ -174,6 +180,9 @@ pub async fn invite(host: &Host, wanted: &Invite) -> Result<Invitation, EnrolErr
         return Err(JoinError::Name(name.clone()).into());
     }
     let hub = agent::check_hub(&wanted.hub, wanted.insecure_hub).map_err(EnrolError::Hub)?;
+    if let Some(proxy) = &wanted.proxy {
+        agent::check_proxy(proxy).map_err(EnrolError::Proxy)?;
+    }
     let now = host.clock.now();
     let authority = TunnelAuthority::open(&host.client, now).await?;
     let api = clusters(host.client.clone());
@@ -193,13 +202,14 @@ pub async fn invite(host: &Host, wanted: &Invite) -> Result<Invitation, EnrolErr
         },
     };
     let (token, expires) = Invitations::of(host)
-        .make(&object, &hub, wanted.insecure_hub, now)
+        .make(&object, &hub, wanted, now)
         .await?;
     let manifest = manifest::text(&manifest::Member {
         cluster: name,
         hub: &hub,
         hub_authority: hub_authority(host).await?.as_deref(),
         insecure_hub: wanted.insecure_hub,
+        proxy: wanted.proxy.as_ref(),
         pin: authority.pin(),
         token: token.expose(),
     });
@@ -226,6 +236,7 @@ pub async fn manifest(host: &Host, token: &Token) -> Result<String, EnrolError> 
         hub: &invited.hub,
         hub_authority: hub_authority(host).await?.as_deref(),
         insecure_hub: invited.insecure_hub,
+        proxy: invited.proxy.as_ref(),
         pin: authority.pin(),
         token: token.expose(),
     }))

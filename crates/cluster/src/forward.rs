@@ -107,7 +107,9 @@ pub enum ForwardError {
         source: ProxyError,
     },
     /// The identity cannot be conveyed, so nothing was sent.
-    #[error("the caller's credential cannot be conveyed to cluster {cluster}")]
+    #[error(
+        "the caller's credential cannot be conveyed to cluster {cluster}: log in for a token, and send that"
+    )]
     Identity {
         /// The Cluster's name.
         cluster: String,
@@ -128,6 +130,14 @@ pub enum ForwardError {
         cluster: String,
         /// What shows it, and what to do.
         reason: String,
+    },
+    /// It is not decided how the member knows callers, so nothing was sent.
+    #[error(
+        "cluster {cluster} is joining, and nobody's token is sent to it before trust is decided: it becomes federated as soon as it offers that; `kah cluster trust {cluster} shared-secret` decides otherwise"
+    )]
+    Undecided {
+        /// The Cluster's name.
+        cluster: String,
     },
     /// The path does not mean the same to everyone who reads it.
     #[error("the path cannot be forwarded to cluster {cluster}")]
@@ -154,6 +164,7 @@ impl ForwardError {
             Self::Unsigned { .. } => Some(AccessCode::ConfigUnreadable),
             // As where the other cluster itself refuses tokens because they are not meant for it.
             Self::Stranger { .. } => Some(AccessCode::SignatureInvalid),
+            Self::Undecided { .. } => Some(AccessCode::TrustUndecided),
             Self::Proxy { source, .. } => code_of_fault(source.kind()),
             Self::Redirect { .. } => Some(AccessCode::VersionUnsupported),
             Self::Identity { .. } | Self::Path { .. } => None,
@@ -167,7 +178,8 @@ impl ForwardError {
             Self::NotReady { .. }
             | Self::Settings { .. }
             | Self::Unsigned { .. }
-            | Self::Stranger { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::Stranger { .. }
+            | Self::Undecided { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Proxy { source, .. } => match source.kind() {
                 Kind::Request => StatusCode::BAD_REQUEST,
                 Kind::Timeout | Kind::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -184,7 +196,7 @@ impl ForwardError {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         let again = match self {
-            Self::NotReady { .. } | Self::Unsigned { .. } => true,
+            Self::NotReady { .. } | Self::Unsigned { .. } | Self::Undecided { .. } => true,
             Self::Proxy { source, .. } => source.kind().is_transient(),
             _ => false,
         };
@@ -239,6 +251,10 @@ impl Member {
         B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
+        if self.undecided {
+            let cluster = self.name.clone();
+            return Err(ForwardError::Undecided { cluster });
+        }
         if let Readiness::NotReady { reason, message } = &self.readiness
             && !self.proven.is_recent()
         {
@@ -333,7 +349,13 @@ impl Member {
         user: &str,
         authorization: &HeaderValue,
     ) -> Result<HeaderValue, ForwardError> {
+        let cluster = || self.name.clone();
         let mut value = match self.trust {
+            _ if self.undecided => return Err(ForwardError::Undecided { cluster: cluster() }),
+            // A password opens more than this member, and for longer than any token.
+            Trust::SharedSecret if !is_bearer(authorization) => {
+                return Err(ForwardError::Identity { cluster: cluster() });
+            }
             Trust::SharedSecret => authorization.clone(),
             Trust::Federated => {
                 if let Some(reason) = &self.stranger {
@@ -344,15 +366,12 @@ impl Member {
                 }
                 let token = self.signer.mint(&self.identity, user).map_err(|source| {
                     ForwardError::Unsigned {
-                        cluster: self.name.clone(),
+                        cluster: cluster(),
                         source,
                     }
                 })?;
-                HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
-                    ForwardError::Identity {
-                        cluster: self.name.clone(),
-                    }
-                })?
+                HeaderValue::try_from(format!("Bearer {token}"))
+                    .map_err(|_| ForwardError::Identity { cluster: cluster() })?
             }
         };
         value.set_sensitive(true);
@@ -425,6 +444,12 @@ impl Member {
         }
         Ok(Response::from_parts(parts, body))
     }
+}
+
+fn is_bearer(value: &HeaderValue) -> bool {
+    let value = value.to_str().unwrap_or_default();
+    let scheme = value.trim_start().split(' ').next().unwrap_or_default();
+    scheme.eq_ignore_ascii_case("bearer")
 }
 
 fn may_be_refusal(status: StatusCode) -> bool {

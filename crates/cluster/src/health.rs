@@ -199,7 +199,12 @@ impl Health {
             None => 1,
             Some(before) if before.code() == code => {
                 self.heard = None;
-                return false;
+                // Its words are the host's own, and tell what people have to do.
+                let told = code == Some(AccessCode::TrustUndecided) && *before != verdict;
+                if told {
+                    self.hold(verdict, now);
+                }
+                return told;
             }
             Some(Verdict::Accepted) => TWICE,
             // What ends silence is news in any case.
@@ -285,6 +290,7 @@ fn is_its_word(code: AccessCode) -> bool {
             | AccessCode::CredentialRejected
             | AccessCode::RouteForbidden
             | AccessCode::ConfigUnreadable
+            | AccessCode::TrustUndecided
     )
 }
 
@@ -573,6 +579,7 @@ mod tests {
                     | AccessCode::CredentialExpiring
                     | AccessCode::VersionUnsupported
                     | AccessCode::WrongRole
+                    | AccessCode::TrustUndecided
             );
             assert_eq!(verdict.is_reached(), own_words, "{code}");
         }

@@ -5,21 +5,22 @@ use std::sync::Arc;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use kah_api::{cluster::Trust, seed};
-use kah_iam::Offer;
 use kube::{
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams, Preconditions},
     core::DynamicObject,
 };
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     CallerCredential, Host, Kubeconfig, Member, SettingsError,
-    doctor::{self, Evidence, Finding, Severity},
+    doctor::{self, Finding, Severity},
+    fault_of,
     guard::{AddressGuard, GuardError},
     host::clusters,
     identity::{ANSWER, identity, identity_within},
-    trust::{self, Over, TrustError},
+    trust::{self, Over, TrustError, WANTED},
+    with_causes,
 };
 
 mod clean;
@@ -78,6 +79,40 @@ pub enum JoinError {
     Silent,
 }
 
+impl JoinError {
+    /// All that is known, but for words of whatever answered: it may be something that the caller could not ask themselves (security-tests.md S5).
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Self::Api { doing, source } => format!("{doing}: {}", status_of(source)),
+            Self::Trust(error) => match &**error {
+                TrustError::Api { doing, source } => format!("{doing}: {}", status_of(source)),
+                TrustError::NotAccepted { code, .. } => {
+                    let code = code.map_or_else(String::new, |code| format!(": {code}"));
+                    format!(
+                        "the member does not accept the host's tokens, so nothing was moved{code}"
+                    )
+                }
+                TrustError::Other { cluster, .. } => format!(
+                    "cluster {cluster} is another one than it should be: its ks-apiserver and its kube-apiserver are not of the same cluster"
+                ),
+                error => with_causes(error),
+            },
+            error => error.to_string(),
+        }
+    }
+}
+
+/// How a kube-apiserver answered, without its words.
+fn status_of(error: &kube::Error) -> String {
+    match (error, fault_of(error)) {
+        (kube::Error::Api(status), _) => format!("it answered {}", status.code),
+        // The words of a fault on the way are ours.
+        (error, Some(_)) => with_causes(error),
+        _ => "it answered as no kube-apiserver does".to_owned(),
+    }
+}
+
 /// What is asked for.
 pub struct Request {
     /// The name to be.
@@ -92,7 +127,7 @@ pub struct Request {
     pub guard: AddressGuard,
     /// The trust to join with; where nobody says, federated if the member offers it.
     pub trust: Option<Trust>,
-    /// A token of the host, which the member should accept.
+    /// Who asks. Only their name is used: what a cluster is shown is signed for that purpose.
     pub proof: CallerCredential,
 }
 
@@ -136,10 +171,7 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     let server = kubeconfig.server.to_string();
     let text = String::from_utf8_lossy(&request.kubeconfig);
     let mut object = seed::member_cluster(name, &text, &server, None);
-    let candidate = serde_json::from_value(object.clone())
-        .ok()
-        .and_then(|object| host.registry.candidate(&object))
-        .ok_or_else(|| JoinError::Name(name.clone()))?;
+    let candidate = candidate(host, &object).ok_or_else(|| JoinError::Name(name.clone()))?;
     let client = candidate
         .kubernetes()
         .map_err(|error| JoinError::Kubeconfig(error.clone()))?;
@@ -151,24 +183,7 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     if let Ok(Some(uid)) = &identified {
         refuse_known(host, uid, None).await?;
     }
-    // The cause of a refusal is told by the same stages that the doctor goes through.
-    let mut evidence = doctor::gather(host, &candidate, &request.proof).await;
-    let trust = match (request.trust, offered(&candidate, &evidence).await) {
-        (Some(Trust::SharedSecret), _) | (None, Err(_)) => Trust::SharedSecret,
-        (Some(Trust::Federated), Err(error)) => return Err(JoinError::Trust(Box::new(error))),
-        (_, Ok(_)) => Trust::Federated,
-    };
-    if trust == Trust::Federated {
-        // Whether it accepts what the host signs for it is seen when it was told the keys.
-        evidence.forgive_secret();
-    }
-    let findings = doctor::examine(&evidence);
-    let unfit = findings.iter().find(|finding| {
-        finding.severity == Severity::Error && !(request.force && finding.repairable)
-    });
-    if let Some(unfit) = unfit {
-        return Err(JoinError::Unfit(Box::new(unfit.clone())));
-    }
+    let (trust, findings) = examined(host, request, &candidate).await?;
     let uid = identified?.ok_or(JoinError::Silent)?;
     let mut told = None;
     if trust == Trust::Federated && !request.dry_run {
@@ -195,16 +210,26 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
         let object: DynamicObject =
             serde_json::from_value(object).map_err(|_| JoinError::Name(name.clone()))?;
         let created = match clusters.create(&PostParams::default(), &object).await {
-            Ok(_) => Ok(()),
+            Ok(created) => Ok(created),
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 Err(JoinError::Taken(name.clone()))
             }
             Err(error) => Err(api("create the Cluster")(error)),
         };
-        if let (Err(_), Some(told)) = (&created, &told) {
-            trust::undo(host, &client, told).await;
+        let stored = match created {
+            Ok(created) => alone(host, &created, &uid).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = stored {
+            // One that has joined under another name meanwhile needs what it was told.
+            let still = refuse_known_stored(host, &uid, None).await;
+            if let Some(told) = &told
+                && !matches!(still, Err(JoinError::Same(_)))
+            {
+                trust::undo(host, &client, told).await;
+            }
+            return Err(error);
         }
-        created?;
     }
     candidate.close();
     Ok(Report {
@@ -217,14 +242,93 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     })
 }
 
-/// What the cluster offers, asked by the way that its callers would use. One that answers, and not to this question, is asked once more: a slip must
-/// not decide over the trust.
-async fn offered(candidate: &Member, evidence: &Evidence) -> Result<Offer, TrustError> {
-    let told = trust::offered(candidate).await;
-    if told.is_err() && evidence.refuses_token() {
-        return trust::offered(candidate).await;
+/// Two that join the same cluster under two names at the same time: both are stored by now, and at least one of them sees the other, and goes.
+async fn alone(host: &Host, created: &DynamicObject, uid: &str) -> Result<(), JoinError> {
+    let name = created.metadata.name.as_deref().unwrap_or_default();
+    let twice = refuse_known_stored(host, uid, Some(name)).await;
+    if twice.is_err() {
+        let ours = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: created.metadata.uid.clone(),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        clusters(host.client.clone())
+            .delete(name, &ours)
+            .await
+            .map_err(api("delete the Cluster of a cluster that joined twice"))?;
     }
-    told
+    twice
+}
+
+/// What the cluster would be as a member whose trust is not decided: whoever looks at it shows it no token.
+fn candidate(host: &Host, object: &Value) -> Option<Arc<Member>> {
+    let mut object: DynamicObject = serde_json::from_value(object.clone()).ok()?;
+    let annotations = object.metadata.annotations.get_or_insert_default();
+    annotations.insert(WANTED.to_owned(), Trust::Federated.as_str().to_owned());
+    host.registry.candidate(&object)
+}
+
+/// The trust that is wanted and can be had. Without a word of anybody it is the shared secret only where the cluster clearly offers nothing else.
+async fn decided(wanted: Option<Trust>, candidate: &Member) -> Result<Trust, TrustError> {
+    if wanted == Some(Trust::SharedSecret) {
+        return Ok(Trust::SharedSecret);
+    }
+    match trust::offered(candidate).await {
+        Ok(_) => Ok(Trust::Federated),
+        Err(TrustError::NotOffered { .. }) if wanted.is_none() => Ok(Trust::SharedSecret),
+        Err(error) => Err(error),
+    }
+}
+
+/// Decides over the trust, and finds nothing that speaks against the cluster. What it is shown before that says nothing of anybody; one that shares the
+/// secret is shown a short token of the host's own.
+async fn examined(
+    host: &Host,
+    request: &Request,
+    candidate: &Arc<Member>,
+) -> Result<(Trust, Vec<Finding>), JoinError> {
+    let mut again = true;
+    let (offered, evidence) = loop {
+        let offered = decided(request.trust, candidate).await;
+        // The cause of a refusal is told by the same stages that the doctor goes through.
+        let mut evidence = match offered {
+            Ok(Trust::SharedSecret) => {
+                let proof = match &request.proof {
+                    CallerCredential::User { name, .. } => host.prover.proof_of(name),
+                    CallerCredential::Anonymous => host.proof(),
+                };
+                let proof = proof.map_err(TrustError::Proof);
+                let proof = proof.map_err(|error| JoinError::Trust(Box::new(error)))?;
+                let shared = Arc::new(candidate.with_trust(Trust::SharedSecret, ""));
+                doctor::gather(host, &shared, &proof).await
+            }
+            _ => doctor::gather(host, candidate, &CallerCredential::Anonymous).await,
+        };
+        evidence.mute();
+        // Whether it accepts what the host signs for it is seen when it was told the keys.
+        let answers = evidence.forgive_undecided();
+        // A slip must not decide.
+        if !(answers && again && matches!(offered, Err(TrustError::Unasked { .. }))) {
+            break (offered, evidence);
+        }
+        again = false;
+    };
+    let findings = doctor::examine(&evidence);
+    let unfit = findings.iter().find(|finding| {
+        finding.severity == Severity::Error && !(request.force && finding.repairable)
+    });
+    match (unfit, offered) {
+        // What it offers is known, or is all that is odd about it: that decides, whatever else is wrong.
+        (
+            _,
+            Err(error @ (TrustError::NotOffered { .. } | TrustError::Unasked { code: None, .. })),
+        ) => Err(JoinError::Trust(Box::new(error))),
+        (Some(unfit), _) => Err(JoinError::Unfit(Box::new(unfit.clone()))),
+        (None, Err(error)) => Err(JoinError::Trust(Box::new(error))),
+        (None, Ok(trust)) => Ok((trust, findings)),
+    }
 }
 
 /// Takes a member out of the fleet, and what is ours out of the member, which need not be reachable.

@@ -14,6 +14,7 @@ use crate::{
     doctor::Expiry,
     guard::AddressGuard,
     probe::Proven,
+    trust,
     tunnel::{Target, Tunnels},
 };
 
@@ -75,6 +76,7 @@ pub struct Member {
     pub(crate) stranger: Option<String>,
     pub(crate) proven: Arc<Proven>,
     pub(crate) trust: Trust,
+    pub(crate) undecided: bool,
     pub(crate) signer: Arc<Signer>,
     guard: Option<Arc<AddressGuard>>,
 }
@@ -178,10 +180,18 @@ impl Member {
         self.trust
     }
 
+    /// Whether it is not decided yet by what it is to know callers: it joined by an agent, and has not shown that it is one of ours. Until then nothing
+    /// that says who somebody is goes there.
+    #[must_use]
+    pub fn is_undecided(&self) -> bool {
+        self.undecided
+    }
+
     /// The same member by the same ways, as it would be with this trust.
     pub(crate) fn with_trust(&self, trust: Trust, identity: &str) -> Self {
         Self {
             trust,
+            undecided: false,
             identity: identity.to_owned(),
             // What it proves is nothing about the member as it is.
             proven: Arc::default(),
@@ -354,6 +364,7 @@ pub(crate) fn member(
             .collect(),
         identity: status.uid,
         stranger: stranger(&status.conditions),
+        undecided: spec.trust == Trust::SharedSecret && trust::is_marked(object),
         proven,
         trust: spec.trust,
         signer: shared.signer.clone(),

@@ -9,7 +9,9 @@ use http::{HeaderMap, StatusCode, header};
 use jiff::{Timestamp, fmt::rfc2822};
 use tokio::time::Instant;
 
-use crate::{AccessCode, CallerCredential, Form, Hop, Member, MemberRefusal, peek::peek};
+use crate::{
+    AccessCode, CallerCredential, Form, Hop, Member, MemberRefusal, offer::NoOffer, peek::peek,
+};
 
 /// For one question.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -87,7 +89,13 @@ impl Member {
     }
 
     async fn listen_within(&self, caller: &CallerCredential, limit: Duration) -> Heard {
-        let heard = match tokio::time::timeout(limit, self.asked(caller)).await {
+        let asked = async {
+            if self.is_undecided() {
+                return self.undecided(limit).await;
+            }
+            self.asked(caller).await
+        };
+        let heard = match tokio::time::timeout(limit, asked).await {
             Ok(heard) => heard,
             Err(_) => Heard::refused(
                 Some(AccessCode::MemberUnreachable),
@@ -132,6 +140,29 @@ impl Member {
         }
     }
 
+    /// What is known of a member that nobody's token is sent to yet: whether it is there, and what it offers.
+    async fn undecided(&self, limit: Duration) -> Heard {
+        let (offer, date) = self.offer_within(limit).await;
+        let (code, evidence) = match offer {
+            Ok(_) => (
+                Some(AccessCode::TrustUndecided),
+                "it offers federated trust, which is being agreed on".to_owned(),
+            ),
+            Err(NoOffer::Lacking(_)) => (
+                Some(AccessCode::TrustUndecided),
+                format!(
+                    "it offers no federated trust; decide with `kah cluster trust {} shared-secret`",
+                    self.name()
+                ),
+            ),
+            Err(NoOffer::Unknown { code, evidence }) => (code, evidence),
+        };
+        Heard {
+            date,
+            ..Heard::refused(code, evidence)
+        }
+    }
+
     /// The version that the member's ks-apiserver tells of itself, if it does.
     pub async fn server_version(&self) -> Option<String> {
         let version = self.told("/kapis/version").await?;
@@ -169,7 +200,7 @@ fn hop(path: &'static str, caller: CallerCredential) -> Hop {
     }
 }
 
-fn date(headers: &HeaderMap) -> Option<Timestamp> {
+pub(crate) fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let text = headers.get(header::DATE)?.to_str().ok()?;
     // `GMT` is an offset of RFC 2822, in its obsolete form.
     rfc2822::parse(text).ok().map(|zoned| zoned.timestamp())

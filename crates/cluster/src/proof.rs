@@ -101,7 +101,9 @@ impl Prover {
     /// # Errors
     /// [`ProofError`]
     pub fn proof(&self) -> Result<CallerCredential, ProofError> {
-        let tokens = self.0.tokens.load_full().ok_or(ProofError::NoKey)?;
+        if self.0.tokens.load().is_none() {
+            return Err(ProofError::NoKey);
+        }
         let name = self.somebody().ok_or(ProofError::Nobody)?;
         let now = self.0.clock.now();
         let mut last = self.last();
@@ -111,16 +113,25 @@ impl Prover {
                 return Ok(proof.clone());
             }
         }
-        let token = tokens.issue(&name, TokenType::Access, &BTreeMap::new(), LIFE);
+        let proof = self.proof_of(&name)?;
+        *last = Some((name, now, proof.clone()));
+        Ok(proof)
+    }
+
+    /// The same for a user who has just shown who they are in another way than by a token.
+    ///
+    /// # Errors
+    /// [`ProofError::NoKey`]
+    pub fn proof_of(&self, name: &str) -> Result<CallerCredential, ProofError> {
+        let tokens = self.0.tokens.load_full().ok_or(ProofError::NoKey)?;
+        let token = tokens.issue(name, TokenType::Access, &BTreeMap::new(), LIFE);
         let mut authorization =
             HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| ProofError::NoKey)?;
         authorization.set_sensitive(true);
-        let proof = CallerCredential::User {
-            name: name.clone(),
+        Ok(CallerCredential::User {
+            name: name.to_owned(),
             authorization,
-        };
-        *last = Some((name, now, proof.clone()));
-        Ok(proof)
+        })
     }
 
     fn last(&self) -> std::sync::MutexGuard<'_, Option<(String, Timestamp, CallerCredential)>> {

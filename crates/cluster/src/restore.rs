@@ -219,6 +219,10 @@ async fn restore_for(
     if member.is_host() {
         return Err(RestoreError::IsHost(name.clone()));
     }
+    if trust.is_none() && member.is_undecided() {
+        // What would be written there is the secret of the host.
+        return Err(RestoreError::Undecided(name.clone()));
+    }
     if let Some(agreed) = request.agreed.as_ref().filter(|_| !request.dry_run) {
         let again = Request {
             dry_run: true,

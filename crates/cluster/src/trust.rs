@@ -16,10 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::SignedDuration;
 use kah_api::cluster::Trust;
-use kah_iam::{
-    Offer,
-    federated::{LIFE, issuer},
-};
+use kah_iam::federated::{LIFE, issuer};
 use kube::Client;
 use serde::Serialize;
 
@@ -36,7 +33,8 @@ pub use error::TrustError;
 pub use keys::{Rotation, rotate};
 pub use publish::{Over, Published, publish, withdraw};
 pub use survey::{Survey, survey};
-pub use wanted::{Tried, give_up, is_wanted, pursue};
+pub use wanted::{Tried, is_wanted, pursue};
+pub(crate) use wanted::{is_marked, offered};
 
 /// A move claims a member for so long; one of the other direction waits for that at most.
 const CLAIMED: SignedDuration = SignedDuration::from_secs(40);
@@ -402,19 +400,6 @@ pub(crate) async fn introduce(
     }
 }
 
-/// What a member offers, asked by the way of callers; refused for one that offers no federated trust.
-pub(crate) async fn offered(member: &Member) -> Result<Offer, TrustError> {
-    let not_offered = |evidence: String| TrustError::NotOffered {
-        cluster: member.name().to_owned(),
-        evidence,
-    };
-    let offer = member.offer().await.map_err(not_offered)?;
-    if !offer.offers.iter().any(|kind| kind == "federated") || offer.audience.is_empty() {
-        return Err(not_offered("it says so".into()));
-    }
-    Ok(offer)
-}
-
 async fn to_shared_secret(
     host: &Host,
     request: &Request,
@@ -429,7 +414,8 @@ async fn to_shared_secret(
         restarted: false,
     };
     let shared = member.with_trust(Trust::SharedSecret, member.identity().unwrap_or_default());
-    if moved && shared.probe(&request.proof).await != Answer::Accepted {
+    // One that was undecided was never asked with a token.
+    if (moved || member.is_undecided()) && shared.probe(&request.proof).await != Answer::Accepted {
         let asked = restore::Request {
             cluster: request.cluster.clone(),
             by: request.by.clone(),
@@ -485,7 +471,7 @@ async fn in_force(host: &Host, request: &Request) {
         while host
             .registry
             .get(&request.cluster)
-            .is_some_and(|member| member.trust() != request.trust)
+            .is_some_and(|member| member.trust() != request.trust || member.is_undecided())
         {
             tokio::time::sleep(request.patience.look).await;
         }

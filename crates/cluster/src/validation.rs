@@ -1,8 +1,8 @@
 //! What the original checks before a cluster is imported, and before its kubeconfig is replaced: its steps in its order, with its texts
 //! (multicluster.md §4.2 to §4.4).
 //!
-//! Two things are otherwise: addresses that are no clusters are not asked ([`AddressGuard`]), and no text holds what the cluster answered
-//! (security-tests.md S5).
+//! Three things are otherwise: addresses that are no clusters are not asked ([`AddressGuard`]), no text holds what the cluster answered
+//! (security-tests.md S5), and the secrets are compared only where they matter (`spec.trust`).
 
 use std::{collections::BTreeMap, io, net::SocketAddr};
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode, uri::PathAndQuery};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kah_api::{
+    cluster::Trust,
     config::{ConfigError, Configuration},
     seed,
 };
@@ -113,6 +114,7 @@ pub async fn validate(
     guard: &AddressGuard,
     name: &str,
     kind: &str,
+    trust: Trust,
     kubeconfig: &str,
 ) -> Result<(), ValidationError> {
     let kubeconfig = decode(kubeconfig)?;
@@ -138,7 +140,7 @@ pub async fn validate(
         }
         asked.version().await?;
         asked.kubesphere().await?;
-        asked.configuration(host).await
+        asked.configuration(host, trust).await
     };
     let checked = checked.await;
     asked.upstream.close();
@@ -167,11 +169,12 @@ pub async fn replace_kubeconfig(
     if object.data["spec"]["connection"]["type"] == "proxy" {
         return Err(ValidationError::IsProxy);
     }
+    let trust = serde_json::from_value(object.data["spec"]["trust"].clone()).unwrap_or_default();
     let asked = Asked::open(guard, &kubeconfig).await?;
     let checked = async {
         asked.version().await?;
         asked.kubesphere().await?;
-        asked.configuration(host).await?;
+        asked.configuration(host, trust).await?;
         let uid = asked.identity().await?;
         if identity(&object) != uid {
             return Err(ValidationError::Different);
@@ -296,8 +299,8 @@ impl Asked {
         Ok(read_at_most(answer.into_body(), LARGEST_VERSION).await)
     }
 
-    /// Whether the member's configuration fits the host's.
-    async fn configuration(&self, host: &Host) -> Result<(), ValidationError> {
+    /// Whether the member's configuration fits the host's. Where trust is federated the secret of either is its own.
+    async fn configuration(&self, host: &Host, trust: Trust) -> Result<(), ValidationError> {
         let own: Api<ConfigMap> = Api::namespaced(host.client.clone(), seed::NAMESPACE);
         let own = own.get(seed::CONFIG).await.map_err(|error| {
             let words = match error {
@@ -321,6 +324,9 @@ impl Asked {
             return Err(ValidationError::Configuration(
                 "the clusterRole of the member cluster must be 'member'".to_owned(),
             ));
+        }
+        if trust == Trust::Federated {
+            return Ok(());
         }
         let secret = |configuration: &Configuration| {
             configuration.authentication.jwt_secret.expose().to_vec()

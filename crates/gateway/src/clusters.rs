@@ -1,16 +1,15 @@
 //! `/kapis/cluster.kubesphere.io/v1alpha1`: what the original answers about Clusters, to the letter (multicluster.md §4).
 
-use axum::{
-    body::{Body, to_bytes},
-    response::Response,
-};
+use axum::{body::Body, response::Response};
 use http::{HeaderMap, StatusCode, header};
+use kah_api::cluster::Trust;
 use kah_cluster::{tower::TowerError, validation};
 use serde_json::Value;
 
 use crate::{
     answer::{self, handler_error},
     gateway::{Arrived, Inner},
+    receive::{WITHIN, receive},
 };
 
 /// A kubeconfig with room to spare.
@@ -34,6 +33,11 @@ impl Inner {
             &arrived.settings.guard,
             text("/metadata/name"),
             text("/spec/connection/type"),
+            if text("/spec/trust") == Trust::Federated.as_str() {
+                Trust::Federated
+            } else {
+                Trust::SharedSecret
+            },
             text("/spec/connection/kubeconfig"),
         )
         .await;
@@ -98,9 +102,9 @@ fn answered(headers: &HeaderMap, result: Result<(), validation::ValidationError>
 async fn object(arrived: &mut Arrived, kind: &str) -> Result<Value, String> {
     check_content_type(&arrived.parts.headers)?;
     let body = std::mem::take(&mut arrived.body);
-    let bytes = to_bytes(body, LARGEST_BODY)
+    let bytes = receive(body, LARGEST_BODY, WITHIN)
         .await
-        .map_err(|_| format!("the body is larger than {LARGEST_BODY} bytes or broke off"))?;
+        .map_err(|error| error.to_string())?;
     decode(&bytes, kind)
 }
 

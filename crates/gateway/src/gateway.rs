@@ -290,7 +290,7 @@ impl Inner {
                     Ok(ends) => ends,
                     Err(status) => return arrived.refuse(&status),
                 };
-                member::forward(&member, arrived, ends).await
+                member::forward(self.host.as_ref(), &member, arrived, ends).await
             }
         }
     }

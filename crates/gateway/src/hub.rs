@@ -10,10 +10,10 @@ mod restore;
 mod trust;
 mod tunnel;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use axum::{body::to_bytes, response::Response};
-use http::{StatusCode, header};
+use axum::response::Response;
+use http::StatusCode;
 use kah_api::status::{Cause, Details, Status};
 use kah_cluster::{AccessCode, CallerCredential, Host, Member, Readiness};
 use serde::{Serialize, de::DeserializeOwned};
@@ -21,6 +21,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     answer,
     gateway::{Arrived, Inner},
+    member::credential,
+    receive::{NotReceived, WITHIN, receive},
 };
 
 /// Bytes of a request's body, unless a handler says otherwise: a kubeconfig with room to spare.
@@ -74,17 +76,14 @@ impl Inner {
     }
 }
 
-/// The caller's own credential, by which a member is asked.
-///
-/// # Errors
-/// 401, with these words, for a caller without one.
-fn proof(arrived: &Arrived, without: &str) -> Result<CallerCredential, Box<Status>> {
-    match arrived.parts.headers.get(header::AUTHORIZATION) {
-        Some(credential) => Ok(CallerCredential::User {
-            name: arrived.caller.name.clone(),
-            authorization: credential.clone(),
-        }),
-        None => Err(Box::new(Status::unauthorized(without))),
+impl Inner {
+    /// The caller's own credential, by which a member is asked.
+    ///
+    /// # Errors
+    /// 401, with these words, for a caller without one.
+    fn proof(&self, arrived: &Arrived, without: &str) -> Result<CallerCredential, Box<Status>> {
+        credential(self.host.as_ref(), arrived)
+            .ok_or_else(|| Box::new(Status::unauthorized(without)))
     }
 }
 
@@ -107,15 +106,24 @@ fn refused(code: u16, reason: &str, message: String, cause: Option<(AccessCode, 
 /// Reads a JSON body of at most `limit` bytes; an empty one counts as `{}`.
 ///
 /// # Errors
-/// 400 with the field or place at fault, 413 where it is larger.
+/// 400 with the field or place at fault, 413 where it is larger, 408 where it comes too slowly.
 async fn body<T: DeserializeOwned>(arrived: &mut Arrived, limit: usize) -> Result<T, Box<Status>> {
+    body_within(arrived, limit, WITHIN).await
+}
+
+/// The same for a body that has to come sooner or later.
+async fn body_within<T: DeserializeOwned>(
+    arrived: &mut Arrived,
+    limit: usize,
+    within: Duration,
+) -> Result<T, Box<Status>> {
     let body = std::mem::take(&mut arrived.body);
-    let bytes = to_bytes(body, limit).await.map_err(|_| {
-        Box::new(Status::failure(
-            413,
-            "RequestEntityTooLarge",
-            format!("the body is larger than {limit} bytes or broke off"),
-        ))
+    let bytes = receive(body, limit, within).await.map_err(|error| {
+        let (code, reason) = match error {
+            NotReceived::TooLarge(_) => (413, "RequestEntityTooLarge"),
+            NotReceived::Late(_) => (408, "RequestTimeout"),
+        };
+        Box::new(Status::failure(code, reason, error.to_string()))
     })?;
     let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
     // The words of the decoder name a field or a place, never a value that could be a secret: values of a wrong type are quoted, so they go.

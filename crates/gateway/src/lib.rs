@@ -18,6 +18,7 @@ mod kube_proxy;
 mod member;
 mod metrics;
 mod oauth;
+mod receive;
 mod reload;
 mod routes;
 mod server;

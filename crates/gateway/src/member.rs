@@ -12,7 +12,7 @@ use kah_api::{
     status::Status,
     status::{Cause, Details},
 };
-use kah_cluster::{CallerCredential, Form, ForwardError, Hop, Member, REFUSAL_HEADER};
+use kah_cluster::{CallerCredential, Form, ForwardError, Hop, Host, Member, REFUSAL_HEADER};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -42,19 +42,39 @@ pub(crate) fn unknown(name: &str) -> Response {
     )
 }
 
+/// The credential by which a member may know this caller; `None` for nobody in particular. A password is never sent on: in its place stands a token
+/// that the host signs for this user, which ends soon.
+pub(crate) fn credential(host: Option<&Host>, arrived: &Arrived) -> Option<CallerCredential> {
+    let authorization = arrived.parts.headers.get(header::AUTHORIZATION)?;
+    if arrived.caller.anonymous {
+        return None;
+    }
+    let name = arrived.caller.name.clone();
+    let basic = authorization
+        .as_bytes()
+        .get(..6)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic "));
+    // Where the host signs nothing, the caller is told that the password cannot be conveyed.
+    let signed = host
+        .filter(|_| basic)
+        .and_then(|host| host.prover.proof_of(&name).ok());
+    Some(signed.unwrap_or_else(|| CallerCredential::User {
+        name,
+        authorization: authorization.clone(),
+    }))
+}
+
 /// Sends a request on as its caller. Nobody in particular gets through only to what needs no role (differences.md S1).
 pub(crate) async fn forward(
+    host: Option<&Host>,
     member: &Member,
     mut arrived: Arrived,
     ends: Option<Arc<CancellationToken>>,
 ) -> Response {
-    let caller = match arrived.parts.headers.get(header::AUTHORIZATION) {
-        Some(value) if !arrived.caller.anonymous => CallerCredential::User {
-            name: arrived.caller.name.clone(),
-            authorization: value.clone(),
-        },
-        _ if passes_for_nobody(arrived.target.forward_path()) => CallerCredential::Anonymous,
-        _ => {
+    let caller = match credential(host, &arrived) {
+        Some(caller) => caller,
+        None if passes_for_nobody(arrived.target.forward_path()) => CallerCredential::Anonymous,
+        None => {
             let status =
                 Status::unauthorized("a member is asked only for those who say who they are");
             return arrived.refuse(&status);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use axum::{body::to_bytes, response::Response};
+use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::json;
@@ -12,6 +12,7 @@ use crate::{
     answer::{self, respond, with_header},
     callers::{Callers, GrantError, Tokens},
     gateway::Arrived,
+    receive::{NotReceived, WITHIN, receive},
 };
 
 /// A form with a name, a password and a token is not larger.
@@ -47,11 +48,17 @@ pub(crate) async fn token(callers: &dyn Callers, arrived: Arrived) -> Response {
         parts,
         ..
     } = arrived;
-    let Ok(body) = to_bytes(body, LARGEST_FORM).await else {
-        return answer::text(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "http: request body too large",
-        );
+    let body = match receive(body, LARGEST_FORM, WITHIN).await {
+        Ok(body) => body,
+        Err(NotReceived::TooLarge(_)) => {
+            return answer::text(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "http: request body too large",
+            );
+        }
+        Err(late @ NotReceived::Late(_)) => {
+            return answer::text(StatusCode::REQUEST_TIMEOUT, &late.to_string());
+        }
     };
     let form = match parse_form(&body) {
         Ok(form) => form,

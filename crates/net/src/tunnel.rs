@@ -15,7 +15,7 @@ mod stream;
 mod websocket;
 
 pub use accept::{NoUpgrade, Transport, accept, answer};
-pub use connect::{ConnectSettings, Dialled, Proxies, connect};
+pub use connect::{ConnectSettings, Dialled, ProxiedDial, Proxies, connect};
 pub use frame::{LARGEST_FRAME, read_frame, write_frame};
 pub use session::{Incoming, NoStream, Session, SessionLimits, Side, session};
 pub use stream::Stream;

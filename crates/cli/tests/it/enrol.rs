@@ -1,6 +1,11 @@
 //! A cluster joins by an agent that dials out, and leaves.
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use kah_testkit::fleet::{Fleet, until};
 use kah_testkit::http_client::send;
@@ -172,4 +177,106 @@ fn a_cluster_joins_by_an_agent_and_leaves() {
     for token in [dead, token] {
         assert!(!log.contains(token.rsplit('.').next().unwrap()));
     }
+}
+
+/// An HTTP proxy that leads to this address, whatever it is asked for; gives its URL, and what it was asked for.
+fn proxy(behind: String) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let told = asked.clone();
+    // It ends with the process of this test.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream: TcpStream = stream.unwrap();
+            let (told, behind) = (told.clone(), behind.clone());
+            std::thread::spawn(move || {
+                let (mut head, mut byte) = (Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") {
+                    if !matches!(stream.read(&mut byte), Ok(1)) {
+                        return;
+                    }
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8_lossy(&head).into_owned();
+                let line = head.lines().next().unwrap_or_default().to_owned();
+                told.lock().unwrap().push(line);
+                let mut onward = TcpStream::connect(&behind).unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+                let (mut back, mut near) =
+                    (onward.try_clone().unwrap(), stream.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut back, &mut near);
+                    let _ = near.shutdown(Shutdown::Both);
+                });
+                let _ = std::io::copy(&mut stream, &mut onward);
+                let _ = onward.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    (url, asked)
+}
+
+/// The name of the host means nothing to the cluster: its proxy is the only way out.
+#[test]
+fn a_cluster_behind_a_proxy_joins_and_serves() {
+    let fleet = start(&["--members", "1"]);
+    log_in(&fleet);
+    let (host, member) = (
+        fleet.kubectl("host").unwrap(),
+        fleet.kubectl("member-1").unwrap(),
+    );
+    let left = kah(
+        &fleet,
+        &["cluster", "leave", "member-1", "--yes", "-o", "json"],
+    );
+    assert_eq!(left.code, 0, "{left:?}");
+    let said: serde_json::Value = serde_json::from_str(&left.stdout).unwrap();
+    assert_eq!(said["left"], true, "{left:?}");
+    let address = fleet.facts().address.clone();
+    let (proxy, asked) = proxy(address.trim_start_matches("http://").to_owned());
+    let join = [
+        "cluster",
+        "join",
+        "edge",
+        "--agent",
+        "--hub-address",
+        "http://hub.invalid",
+        "--insecure-hub",
+        "-o",
+        "yaml",
+        "--proxy",
+    ];
+    let refused = kah(
+        &fleet,
+        &[join.as_slice(), &["https://127.0.0.1:1"]].concat(),
+    );
+    assert!(
+        refused.code == 1 && refused.stderr.contains("proxy: give http://"),
+        "{refused:?}"
+    );
+    let ran = kah(&fleet, &[join.as_slice(), &[&proxy]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let manifest = fleet.folder().join("edge.yaml");
+    std::fs::write(&manifest, ran.stdout).unwrap();
+    let ran = member.run(&["apply", "-f", &manifest.display().to_string()]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let opened = until(Duration::from_secs(60), "edge lets people in", || {
+        let told = field(
+            &host,
+            &["clusters.cluster.kubesphere.io", "edge"],
+            ".spec.trust}{.status.conditions[?(@.type==\"HostAccess\")].reason",
+        );
+        (told == "federatedAccepted").then_some(())
+    });
+    let log = || member.run(&[OURS[0], OURS[1], "logs", "deploy/kah-agent"]);
+    assert!(opened.is_ok(), "{:?}", log());
+    let asked = asked.lock().unwrap().clone();
+    assert!(
+        asked.len() >= 2
+            && asked
+                .iter()
+                .all(|line| line == "CONNECT hub.invalid:80 HTTP/1.1"),
+        "{asked:?}"
+    );
 }

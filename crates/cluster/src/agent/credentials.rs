@@ -2,6 +2,8 @@
 
 use std::{fmt, future::Future, io, path::PathBuf, pin::Pin};
 
+use kah_net::tunnel::Proxies;
+
 use crate::{
     enrol::agent::{AgentError, Hub, Kept},
     retry::{Pauses, Retry},
@@ -163,11 +165,11 @@ pub struct Enrolment {
 }
 
 impl Enrolment {
-    /// In the cluster of this client.
+    /// In the cluster of this client, from which the hub is reached through these proxies.
     #[must_use]
-    pub fn of(client: kube::Client) -> Self {
+    pub fn of(client: kube::Client, proxies: Proxies) -> Self {
         Self {
-            kept: Kept::of(&client),
+            kept: Kept::of(&client, proxies),
             client,
         }
     }

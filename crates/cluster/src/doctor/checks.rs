@@ -113,6 +113,7 @@ fn refusal(evidence: &Evidence) -> Cause {
             | AccessCode::UserMissing
             | AccessCode::UserDisabled
             | AccessCode::RouteForbidden
+            | AccessCode::TrustUndecided
     );
     known.then(|| {
         let mut told = vec![words.clone()];

@@ -128,22 +128,48 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Whether the member answers, and refuses tokens in a way that those who share no secret do not mind.
-    pub(crate) fn refuses_token(&self) -> bool {
-        matches!(
-            self.route,
-            Answer::Refused {
-                code: Some(AccessCode::TokenNotInCache | AccessCode::SignatureInvalid),
-                ..
+    /// Forgets the words of whatever answered; how it answered stays.
+    pub(crate) fn mute(&mut self) {
+        if let Answer::Refused { evidence, .. } = &mut self.route {
+            // Words without a status are of the way, or of the host.
+            if let Some(status) = status_in(evidence) {
+                *evidence = status;
             }
-        )
+        }
+        self.kubernetes.mute();
+        self.replicas.mute();
+        self.settings.mute();
+        if let Asked::Told(replicas) = &mut self.replicas {
+            replicas.trouble = None;
+        }
+        match &mut self.settings {
+            Asked::Told(Settings::Read(read))
+                if !["member", "host", "none", ""].contains(&&*read.role) =>
+            {
+                "something else".clone_into(&mut read.role);
+            }
+            Asked::Told(Settings::Unreadable(words)) => {
+                "its kubesphere.yaml is not one".clone_into(words);
+            }
+            _ => {}
+        }
+        self.log = None;
+        self.server = None;
     }
 
-    /// Takes no notice of what matters between those who share a secret only.
-    pub(crate) fn forgive_secret(&mut self) {
-        if self.refuses_token() {
+    /// Takes no notice of that the cluster was shown no token; whether it was not.
+    pub(crate) fn forgive_undecided(&mut self) -> bool {
+        let undecided = matches!(
+            self.route,
+            Answer::Refused {
+                code: Some(AccessCode::TrustUndecided),
+                ..
+            }
+        );
+        if undecided {
             self.route = Answer::Accepted;
         }
+        undecided
     }
 }
 
@@ -160,6 +186,8 @@ pub async fn gather(host: &Host, member: &Arc<Member>, proof: &CallerCredential)
         Answer::Accepted => None,
     };
     let log = match refused {
+        // It was not shown anything that it could have refused.
+        Some(AccessCode::TrustUndecided) => None,
         Some(code) if !behind.pods.is_empty() => log::line(member, &behind.pods, code).await,
         _ => None,
     };
@@ -298,7 +326,21 @@ fn numbers(info: &Info) -> (u32, u32) {
     (number(&info.major), number(&info.minor))
 }
 
+/// `401: words` without the words.
+fn status_in(evidence: &str) -> Option<String> {
+    let (status, _) = evidence.split_once(':')?;
+    let is = status.len() == 3 && status.bytes().all(|byte| byte.is_ascii_digit());
+    is.then(|| format!("it answered {status}"))
+}
+
 impl<T> Asked<T> {
+    fn mute(&mut self) {
+        if let Self::Forbidden(words) | Self::Rejected(words) | Self::Other(words) = self {
+            *words = status_in(words)
+                .unwrap_or_else(|| "it answered as no kube-apiserver does".to_owned());
+        }
+    }
+
     fn map<U>(self, change: impl FnOnce(T) -> U) -> Asked<U> {
         match self {
             Self::Told(told) => Asked::Told(change(told)),

@@ -2,7 +2,7 @@
 //!
 //! The private key is made here and goes nowhere but into that Secret. The hub is believed when the authority that it shows is the one pinned.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header, uri::PathAndQuery};
@@ -12,7 +12,10 @@ use k8s_openapi::{
     apimachinery::pkg::version::Info,
 };
 use kah_api::{config::Configuration, seed};
-use kah_net::{Address, Forward, ProxyError, Roots, TlsSettings, Upstream, UpstreamSettings};
+use kah_net::{
+    Address, Forward, ProxyError, Roots, TlsSettings, Upstream, UpstreamSettings,
+    tunnel::{ProxiedDial, Proxies},
+};
 use kube::{Api, Client, api::PostParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -28,6 +31,8 @@ const ENROL: &str = "/kapis/hub.kubeaihub.io/v1/enrol";
 const LARGEST_ANSWER: usize = 256 * 1024;
 /// For the hub's answer.
 const ANSWER: Duration = Duration::from_secs(30);
+/// Of a proxy's URL, and of the list of those that it is not for.
+const LONGEST_PROXY: usize = 1024;
 /// Tries of a write that somebody else came before.
 const TRIES: usize = 8;
 
@@ -175,6 +180,47 @@ pub fn check_hub(address: &str, insecure: bool) -> Result<String, String> {
     Ok(parsed.to_string())
 }
 
+/// An HTTP proxy between an agent and its hub.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// `http://[USER:PASSWORD@]HOST[:PORT]`. Secret.
+    pub url: String,
+    /// Where it is not used, as `NO_PROXY` says it.
+    pub no: String,
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Proxy(…)")
+    }
+}
+
+/// Whether agents can use this proxy.
+///
+/// # Errors
+/// A text for people, which names the field, and does not tell the password.
+pub fn check_proxy(proxy: &Proxy) -> Result<(), String> {
+    let words = "proxy: give http://[USER:PASSWORD@]HOST[:PORT] and no more; other kinds of proxies cannot be used";
+    let rest = proxy.url.strip_prefix("http://").ok_or(words)?;
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let bare = host.strip_suffix('/').unwrap_or(host);
+    let plain = proxy.url.bytes().all(|byte| byte.is_ascii_graphic());
+    if !plain
+        || proxy.url.len() > LONGEST_PROXY
+        || rest.matches('@').count() > 1
+        || bare.contains(['/', '?', '#'])
+        || proxy.url.parse::<http::Uri>().is_err()
+        || Address::parse(&format!("http://{host}")).is_err()
+    {
+        return Err(words.to_owned());
+    }
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b".,-_:/*[] ".contains(&byte);
+    if proxy.no.len() > LONGEST_PROXY || !proxy.no.bytes().all(known) {
+        return Err("noProxy: give names and addresses with commas between them".to_owned());
+    }
+    Ok(())
+}
+
 /// What this cluster is.
 ///
 /// # Errors
@@ -220,12 +266,13 @@ fn version_of(info: Info) -> String {
 /// [`AgentError`].
 pub async fn request(
     hub: &Hub,
+    proxies: &Proxies,
     token: &str,
     key: &str,
     facts: &Facts,
 ) -> Result<Agent, AgentError> {
     let body = json!({"token": token, "csr": request_certificate(key)?, "facts": facts});
-    let enrolled: Enrolled = ask(hub, ENROL, &body).await?;
+    let enrolled: Enrolled = ask(hub, proxies, ENROL, &body).await?;
     accept(hub, enrolled, key)
 }
 
@@ -249,6 +296,7 @@ fn accept(hub: &Hub, enrolled: Enrolled, key: &str) -> Result<Agent, AgentError>
 
 async fn ask<T: DeserializeOwned>(
     hub: &Hub,
+    proxies: &Proxies,
     path: &'static str,
     body: &Value,
 ) -> Result<T, AgentError> {
@@ -266,6 +314,11 @@ async fn ask<T: DeserializeOwned>(
             },
             ..TlsSettings::default()
         },
+        // By the way of the tunnel that is to follow.
+        dial: Some(Arc::new(ProxiedDial {
+            address: parsed.clone(),
+            proxies: proxies.clone(),
+        })),
         ..UpstreamSettings::new(parsed.clone())
     })
     .map_err(unreachable)?;
@@ -313,13 +366,19 @@ fn understand<T: DeserializeOwned>(status: StatusCode, body: &Bytes) -> Result<T
 
 /// The Secret of an agent.
 #[derive(Clone)]
-pub struct Kept(Api<Secret>);
+pub struct Kept {
+    secrets: Api<Secret>,
+    proxies: Proxies,
+}
 
 impl Kept {
-    /// In the cluster of this client.
+    /// In the cluster of this client, from which the hub is reached through these proxies.
     #[must_use]
-    pub fn of(client: &Client) -> Self {
-        Self(Api::namespaced(client.clone(), seed::NAMESPACE))
+    pub fn of(client: &Client, proxies: Proxies) -> Self {
+        Self {
+            secrets: Api::namespaced(client.clone(), seed::NAMESPACE),
+            proxies,
+        }
     }
 
     /// Credentials for the tunnel: those that are kept, or, where the Secret holds a token, those that the token brings.
@@ -332,7 +391,7 @@ impl Kept {
             Prepared::Invited { hub, token, key } => (hub, token, key),
         };
         let facts = facts(client).await?;
-        match request(&hub, &token, &key, &facts).await {
+        match request(&hub, &self.proxies, &token, &key, &facts).await {
             Ok(agent) => {
                 self.keep(&agent, Some(&token)).await?;
                 Ok(agent)
@@ -373,7 +432,11 @@ impl Kept {
                 data.remove("token");
                 data.remove("enrol.key");
             }
-            match self.0.replace(AGENT, &PostParams::default(), &secret).await {
+            match self
+                .secrets
+                .replace(AGENT, &PostParams::default(), &secret)
+                .await
+            {
                 Ok(_) => return Ok(()),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(failed("keep the agent's certificate")(error)),
@@ -383,7 +446,7 @@ impl Kept {
     }
 
     async fn secret(&self) -> Result<Secret, AgentError> {
-        self.0
+        self.secrets
             .get_opt(AGENT)
             .await
             .map_err(failed("read the agent's Secret"))?
@@ -406,7 +469,11 @@ impl Kept {
             let key = private_key()?;
             let data = secret.data.get_or_insert_default();
             data.insert("enrol.key".to_owned(), ByteString(key.clone().into_bytes()));
-            match self.0.replace(AGENT, &PostParams::default(), &secret).await {
+            match self
+                .secrets
+                .replace(AGENT, &PostParams::default(), &secret)
+                .await
+            {
                 Ok(_) => return Ok(Prepared::Invited { hub, token, key }),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(failed("keep the agent's key")(error)),
@@ -462,7 +529,45 @@ fn failed(doing: &'static str) -> impl FnOnce(kube::Error) -> AgentError {
 
 #[cfg(test)]
 mod tests {
-    use super::{Info, check_hub, version_of};
+    use super::{Info, Proxy, check_hub, check_proxy, version_of};
+
+    #[test]
+    fn proxies_that_an_agent_can_use() {
+        for (url, no, field) in [
+            ("http://proxy:3128", "", None),
+            (
+                "http://me:secret@proxy.example.org:3128/",
+                "10.0.0.0/8,.svc,[::1]",
+                None,
+            ),
+            ("http://[fd00::1]:3128", "*", None),
+            ("https://proxy:3128", "", Some("proxy:")),
+            ("socks5://proxy", "", Some("proxy:")),
+            ("proxy:3128", "", Some("proxy:")),
+            ("http://", "", Some("proxy:")),
+            ("http://a:b@c@proxy", "", Some("proxy:")),
+            ("http://proxy/path", "", Some("proxy:")),
+            ("http://proxy?x", "", Some("proxy:")),
+            ("http://pro xy", "", Some("proxy:")),
+            ("http://proxy\nx: y", "", Some("proxy:")),
+            ("http://proxy", "a\nb", Some("noProxy:")),
+            ("http://proxy", "$(id)", Some("noProxy:")),
+        ] {
+            let proxy = Proxy {
+                url: url.to_owned(),
+                no: no.to_owned(),
+            };
+            let refused = check_proxy(&proxy).err();
+            assert_eq!(
+                refused
+                    .as_deref()
+                    .and_then(|words| words.split_inclusive(':').next()),
+                field,
+                "{url} {no}"
+            );
+            assert!(!format!("{refused:?} {proxy:?}").contains("secret"));
+        }
+    }
 
     #[test]
     fn a_version_that_is_no_release_is_told_by_its_numbers() {

@@ -4,6 +4,8 @@
 //! enumerates them and fails when there is one more.
 
 use kah_api::seed;
+
+use super::Proxy;
 use serde_json::{Value, json};
 
 /// Name of everything that belongs to the agent in a member.
@@ -22,6 +24,8 @@ pub struct Member<'a> {
     pub hub_authority: Option<&'a str>,
     /// Whether the hub's address may be plain HTTP.
     pub insecure_hub: bool,
+    /// An HTTP proxy on the way to the hub. Secret.
+    pub proxy: Option<&'a Proxy>,
     /// The fingerprint of the tunnel's authority.
     pub pin: &'a str,
     /// The join token. Secret.
@@ -162,6 +166,10 @@ fn secret(member: &Member<'_>) -> Value {
     if member.insecure_hub {
         data["insecure-hub"] = "true".into();
     }
+    if let Some(proxy) = member.proxy {
+        data["proxy"] = proxy.url.as_str().into();
+        data["no-proxy"] = proxy.no.as_str().into();
+    }
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -171,9 +179,19 @@ fn secret(member: &Member<'_>) -> Value {
     })
 }
 
+/// The proxy as the usual variables say it. They come from the Secret: the URL may hold a password.
+fn environment() -> Value {
+    let variable = |name: &str, key: &str| json!({"name": name, "valueFrom": {"secretKeyRef": {"name": AGENT, "key": key}}});
+    json!([
+        variable("HTTPS_PROXY", "proxy"),
+        variable("HTTP_PROXY", "proxy"),
+        variable("NO_PROXY", "no-proxy"),
+    ])
+}
+
 fn deployment(member: &Member<'_>) -> Value {
     let name = json!({"app.kubernetes.io/name": AGENT});
-    json!({
+    let mut object = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": named(),
@@ -210,7 +228,13 @@ fn deployment(member: &Member<'_>) -> Value {
                 },
             },
         },
-    })
+    });
+    if member.proxy.is_some()
+        && let Some(container) = object.pointer_mut("/spec/template/spec/containers/0")
+    {
+        container["env"] = environment();
+    }
+    object
 }
 
 #[cfg(test)]
@@ -225,6 +249,7 @@ mod tests {
             hub: "https://hub.example.org",
             hub_authority: None,
             insecure_hub: false,
+            proxy: None,
             pin: "PIN",
             token: "TOKEN",
         }
@@ -325,6 +350,29 @@ mod tests {
         let kept = std::fs::read_to_string(path).unwrap_or_default();
         let made = text(&member()).replace(&image(), "kubeaihub.io/kah:VERSION");
         assert_eq!(made, kept, "write this to deploy/agent.yaml:\n{made}");
+    }
+
+    #[test]
+    fn a_proxy_comes_from_the_secret() {
+        let proxy = Proxy {
+            url: "http://me:secret@proxy:3128".to_owned(),
+            no: ".svc".to_owned(),
+        };
+        let mut behind = member();
+        behind.proxy = Some(&proxy);
+        let objects = objects(&behind);
+        let of = |kind: &str| {
+            objects
+                .iter()
+                .find(|object| object["kind"] == kind)
+                .unwrap()
+        };
+        assert_eq!(of("Secret")["stringData"]["proxy"], proxy.url);
+        let deployment = of("Deployment").to_string();
+        assert!(
+            deployment.contains("HTTPS_PROXY") && !deployment.contains("secret@"),
+            "{deployment}"
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use kube::{
 };
 use serde::Deserialize;
 
-use super::{EnrolError, TRIES, failed};
+use super::{EnrolError, Invite, Proxy, TRIES, failed};
 use crate::{Host, join, tunnel::authority::hex};
 
 /// How long a token is good.
@@ -91,6 +91,7 @@ pub(super) struct Invited {
     pub(super) uid: String,
     pub(super) hub: String,
     pub(super) insecure_hub: bool,
+    pub(super) proxy: Option<Proxy>,
     pub(super) expires: Timestamp,
     /// The key that it was used with.
     used: Option<String>,
@@ -127,7 +128,7 @@ impl Invitations {
         &self,
         cluster: &DynamicObject,
         hub: &str,
-        insecure_hub: bool,
+        wanted: &Invite,
         now: Timestamp,
     ) -> Result<(Token, Timestamp), EnrolError> {
         let name = cluster.metadata.name.clone().unwrap_or_default();
@@ -142,7 +143,12 @@ impl Invitations {
         keep("expires", &expires.to_string());
         keep("uid", &uid);
         keep("hub", hub);
-        keep("insecure-hub", if insecure_hub { "true" } else { "false" });
+        let insecure = if wanted.insecure_hub { "true" } else { "false" };
+        keep("insecure-hub", insecure);
+        if let Some(proxy) = &wanted.proxy {
+            keep("proxy", &proxy.url);
+            keep("no-proxy", &proxy.no);
+        }
         let mut secret = Secret {
             metadata: ObjectMeta {
                 name: Some(format!("{PREFIX}{name}")),
@@ -207,6 +213,10 @@ impl Invitations {
             uid: text("uid").unwrap_or_default(),
             hub: text("hub").unwrap_or_default(),
             insecure_hub: text("insecure-hub").as_deref() == Some("true"),
+            proxy: text("proxy").map(|url| Proxy {
+                url,
+                no: text("no-proxy").unwrap_or_default(),
+            }),
             // One that somebody has edited is no longer good.
             expires: expires.unwrap_or(Timestamp::UNIX_EPOCH),
             used: text("used"),

@@ -18,6 +18,11 @@ pub enum RestoreError {
     /// The cluster is the host itself.
     #[error("cluster {0} is the host itself: there is no way to it that could be lost")]
     IsHost(String),
+    /// It is not decided how the member knows callers.
+    #[error(
+        "cluster {0} is joining, and how it knows callers is not decided: it becomes federated by itself if it offers that; `kah cluster trust {0} shared-secret` decides otherwise"
+    )]
+    Undecided(String),
     /// The member is a host of other members.
     #[error(
         "the cluster acts as a host of its own (multicluster.enable is true): to make it a member is a decision for people"
@@ -184,6 +189,7 @@ impl RestoreError {
                 of: "the member", ..
             } => Some(AccessCode::ConfigUnreadable),
             Self::ActsAsHost => Some(AccessCode::WrongRole),
+            Self::Undecided(_) => Some(AccessCode::TrustUndecided),
             Self::Silent => Some(AccessCode::MemberUnreachable),
             Self::Settings(error) => Some(error.code()),
             Self::Authority { .. } | Self::AuthorityUnknown { .. } => {

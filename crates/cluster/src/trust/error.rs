@@ -17,11 +17,21 @@ pub enum TrustError {
     IsHost(String),
     /// The member does not know callers by tokens of a host.
     #[error(
-        "cluster {cluster} does not offer federated trust ({evidence}): only members that run Kube AI Hub do; it stays with the shared secret"
+        "cluster {cluster} does not offer federated trust ({evidence}): only members that run Kube AI Hub do; it stays as it is"
     )]
     NotOffered {
         /// The Cluster's name.
         cluster: String,
+        /// What shows it.
+        evidence: String,
+    },
+    /// It is not known whether the member knows callers by tokens of a host.
+    #[error("cluster {cluster} does not say what trust it offers: {evidence}")]
+    Unasked {
+        /// The Cluster's name.
+        cluster: String,
+        /// The cause, where it is known.
+        code: Option<AccessCode>,
         /// What shows it.
         evidence: String,
     },
@@ -96,7 +106,7 @@ impl TrustError {
     #[must_use]
     pub fn code(&self) -> Option<AccessCode> {
         match self {
-            Self::NotAccepted { code, .. } => *code,
+            Self::NotAccepted { code, .. } | Self::Unasked { code, .. } => *code,
             Self::Restore(error) => error.code(),
             _ => None,
         }

@@ -74,6 +74,7 @@ impl Stage {
             name: name.to_owned(),
             hub: "https://hub.example.org".to_owned(),
             insecure_hub: false,
+            proxy: None,
             again: false,
         };
         invite(&self.host, &wanted).await
@@ -214,6 +215,7 @@ async fn j15_a_token_is_used_once_short_lived_and_bound_to_one_cluster() {
         name: "m".to_owned(),
         hub: "https://hub.example.org".to_owned(),
         insecure_hub: false,
+        proxy: None,
         again: true,
     };
     let again = invite(&stage.host, &again).await.unwrap();
@@ -393,6 +395,7 @@ async fn j16_names_and_addresses_cannot_inject() {
             name: "m".to_owned(),
             hub: hub.to_owned(),
             insecure_hub: false,
+            proxy: None,
             again: false,
         };
         let refused = invite(&stage.host, &wanted).await;
@@ -605,6 +608,7 @@ async fn d10_t3_an_agents_account_can_do_nothing_else() {
         hub: "https://hub.example.org",
         hub_authority: None,
         insecure_hub: false,
+        proxy: None,
         pin: "pin",
         token: "token",
     }) {
@@ -720,5 +724,66 @@ async fn d10_t3_an_agents_account_can_do_nothing_else() {
             .all(|line| line.contains(" create authorization.k8s.io/")
                 || line.contains(" create authentication.k8s.io/")),
         "{others:#?}"
+    );
+}
+
+/// The name of the hub means nothing here: only the proxy knows the way.
+#[tokio::test]
+async fn an_agent_enrols_through_the_proxy_that_is_its_only_way_out() {
+    use kah_cluster::enrol::agent::{AgentError, Hub, request};
+    use kah_net::tunnel::Proxies;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let server = crate::member::Member::start(None, |_| {
+        crate::member::status(410, "Gone", "token: it was used already")
+    })
+    .await
+    .unwrap();
+    let behind = server.address();
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .unwrap();
+    let proxy = format!("http://me:secret@{}", listener.local_addr().unwrap());
+    let (heads, mut seen) = tokio::sync::mpsc::channel(4);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            heads.send(String::from_utf8(head).unwrap()).await.unwrap();
+            let mut onward = tokio::net::TcpStream::connect(behind).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut onward).await;
+            });
+        }
+    });
+    let hub = Hub {
+        address: "http://hub.invalid".to_owned(),
+        authority: None,
+        pin: "pin".to_owned(),
+        insecure: true,
+    };
+    let proxies = Proxies {
+        http: proxy,
+        ..Proxies::default()
+    };
+    let key = authority::private_key().unwrap();
+    let refused = request(&hub, &proxies, "token", &key, &facts("uid")).await;
+    assert!(
+        matches!(&refused, Err(AgentError::Refused { code, .. }) if *code == 410),
+        "{refused:?}"
+    );
+    let head = seen.recv().await.unwrap();
+    assert!(
+        head.starts_with("CONNECT hub.invalid:80 HTTP/1.1\r\n"),
+        "{head}"
+    );
+    assert_eq!(server.seen()[0].target, "/kapis/hub.kubeaihub.io/v1/enrol");
+    let direct = request(&hub, &Proxies::default(), "token", &key, &facts("uid")).await;
+    assert!(
+        matches!(direct, Err(AgentError::Unreachable { .. })),
+        "{direct:?}"
     );
 }

@@ -8,6 +8,7 @@ mod connection;
 mod doctor;
 mod enrol;
 mod forward;
+mod join;
 mod killed;
 mod kubeconfig;
 mod obstacles;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kah_api::{
+    cluster::Trust,
     network::Network,
     seed::{self, Role},
 };
@@ -19,7 +20,7 @@ use kah_iam::Clock;
 use kah_localkube::Cluster;
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, GroupVersionKind, PostParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tokio_util::task::TaskTracker;
@@ -119,7 +120,11 @@ impl Stage {
     }
 
     async fn validate(&self, kubeconfig: &str) -> String {
-        let ended = validate(&self.host, &self.guard, "new", "direct", kubeconfig).await;
+        self.validate_with(Trust::SharedSecret, kubeconfig).await
+    }
+
+    async fn validate_with(&self, trust: Trust, kubeconfig: &str) -> String {
+        let ended = validate(&self.host, &self.guard, "new", "direct", trust, kubeconfig).await;
         ended.map_or_else(|error| error.to_string(), |()| String::new())
     }
 
@@ -134,9 +139,16 @@ impl Stage {
 async fn s5_the_steps_of_a_validation_in_their_order() {
     let stage = Stage::new().await;
     let kubeconfig = stage.kubeconfig();
-    let kind = validate(&stage.host, &stage.guard, "new", "proxy", "")
-        .await
-        .unwrap_err();
+    let kind = validate(
+        &stage.host,
+        &stage.guard,
+        "new",
+        "proxy",
+        Trust::SharedSecret,
+        "",
+    )
+    .await
+    .unwrap_err();
     assert_eq!(kind.to_string(), "cluster connection type MUST be direct");
     for (given, words) in [
         ("", "cluster kubeconfig MUST NOT be empty"),
@@ -157,6 +169,7 @@ async fn s5_the_steps_of_a_validation_in_their_order() {
         &AddressGuard::default(),
         "new",
         "direct",
+        Trust::SharedSecret,
         &kubeconfig,
     )
     .await;
@@ -187,6 +200,11 @@ async fn s5_the_steps_of_a_validation_in_their_order() {
             "{failed}hostcluster Jwt is not equal to member cluster jwt, please edit the member cluster cluster config"
         )
     );
+    // One that is to be federated has a secret of its own, and is a member nevertheless.
+    assert_eq!(stage.validate_with(Trust::Federated, &kubeconfig).await, "");
+    stage.says.lock().unwrap().role = "host";
+    let words = stage.validate_with(Trust::Federated, &kubeconfig).await;
+    assert!(words.contains("must be 'member'"), "{words}");
     // No ks-apiserver comes before the configuration; nothing of its answer is told.
     for answer in [
         (500, "canary"),
@@ -255,7 +273,15 @@ async fn s1_s5_join_validation_and_kubeconfig_ask_nothing_that_is_no_cluster() {
             "{server}: {joined}"
         );
         let encoded = STANDARD.encode(yaml);
-        let validated = validate(&stage.host, &guard, "new", "direct", &encoded).await;
+        let validated = validate(
+            &stage.host,
+            &guard,
+            "new",
+            "direct",
+            Trust::SharedSecret,
+            &encoded,
+        )
+        .await;
         let validated = validated.unwrap_err();
         assert!(
             matches!(validated, ValidationError::Guard(_)),
@@ -333,6 +359,15 @@ async fn r2_a_refused_kubeconfig_is_not_stored() {
         assert_eq!(stored(name).await, STANDARD.encode("before"), "{name}");
     }
     stage.says.lock().unwrap().secret = SECRET;
+    assert_eq!(stage.replace("m", &kubeconfig).await, "");
+    // Where the host signs for a member alone, that has a secret of its own.
+    let federated = json!({"spec": {"trust": "federated", "connection": {"kubeconfig": ""}}});
+    stage
+        .clusters
+        .patch("m", &PatchParams::default(), &Patch::Merge(&federated))
+        .await
+        .unwrap();
+    stage.says.lock().unwrap().secret = "another one";
     assert_eq!(stage.replace("m", &kubeconfig).await, "");
     assert_eq!(stored("m").await, kubeconfig);
 }

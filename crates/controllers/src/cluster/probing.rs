@@ -88,7 +88,9 @@ pub async fn probe(
         let rerouted = async {
             while changes.changed().await.is_ok() {
                 match (&before, host.registry.get(name)) {
-                    (Some(before), Some(now)) if before.is_reached_as(&now) => {}
+                    (Some(before), Some(now))
+                        if before.is_reached_as(&now)
+                            && before.is_undecided() == now.is_undecided() => {}
                     (None, None) => {}
                     _ => return,
                 }

@@ -335,6 +335,7 @@ fn is_word_of_ks_apiserver(code: AccessCode) -> bool {
             | AccessCode::ClockSkew
             | AccessCode::UserMissing
             | AccessCode::UserDisabled
+            | AccessCode::TrustUndecided
     )
 }
 
@@ -345,8 +346,8 @@ pub fn find<'a>(conditions: &'a [ClusterCondition], kind: &str) -> Option<&'a Cl
 }
 
 /// Takes over a condition that says something else than the stored one, and puts it at the end, as the original does. The words of an error may
-/// differ from one time to the next; as long as status and reason are the same they are no news. Those that tell a date are, and those by which it is
-/// found repairable that was not, or the other way round.
+/// differ from one time to the next; as long as status and reason are the same they are no news. Those that tell a date or what to decide are, and those
+/// by which it is found repairable that was not, or the other way round.
 fn put(conditions: &mut Vec<ClusterCondition>, mut new: ClusterCondition, now: Timestamp) {
     let now = Some(Time(now));
     new.last_update_time = now.clone();
@@ -354,10 +355,10 @@ fn put(conditions: &mut Vec<ClusterCondition>, mut new: ClusterCondition, now: T
     if let Some(old) = find(conditions, &new.kind) {
         let same = old.status == new.status && old.reason == new.reason;
         let code = new.reason.parse::<AccessCode>();
+        let tells = [AccessCode::CredentialExpiring, AccessCode::TrustUndecided];
         let words_vary = code.is_ok_and(|code| {
             let repaired = |message: &str| doctor::is_repaired_alone(code, message);
-            code != AccessCode::CredentialExpiring
-                && repaired(&old.message) == repaired(&new.message)
+            !tells.contains(&code) && repaired(&old.message) == repaired(&new.message)
         });
         if same && (words_vary || old.message == new.message) {
             return;

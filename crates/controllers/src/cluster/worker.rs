@@ -286,10 +286,10 @@ impl<'a> Keeper<'a> {
             facts: self.found.as_ref().map(|found| found.facts.clone()),
             double: self.found.as_ref().and_then(|found| found.double.clone()),
             route: if self.is_host { "" } else { route },
-            trust: if self.is_host {
-                String::new()
-            } else {
-                object.spec.trust.as_str().to_owned()
+            trust: match &member {
+                _ if self.is_host => String::new(),
+                Some(member) if member.is_undecided() => "undecided".to_owned(),
+                _ => object.spec.trust.as_str().to_owned(),
             },
             latency: self.latency_told,
             certificate_ends: member

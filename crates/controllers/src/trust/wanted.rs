@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kah_cluster::{
     Host,
     retry::{Pauses, Retry},
-    trust::{Tried, TrustError, give_up, is_wanted, pursue},
+    trust::{Tried, TrustError, is_wanted, pursue},
     with_causes,
 };
 use kube::core::DynamicObject;
@@ -47,13 +47,15 @@ pub(crate) async fn run(host: &Host, name: &str, mut object: watch::Receiver<Arc
             Ok(Tried::Lacking(error)) => {
                 lacking += 1;
                 if lacking == LOOKS {
-                    stay(host, name, &seen, &error).await;
-                    lacking = 0;
+                    undecided(host, name, &seen, &error).await;
+                }
+                if lacking >= LOOKS {
+                    pause = refused.failed();
                 }
             }
             Err(error) => {
                 lacking = 0;
-                unwritten = matches!(error, TrustError::NotOffered { .. });
+                unwritten = matches!(error, TrustError::Unasked { .. });
                 if matches!(
                     error,
                     TrustError::NotAccepted { .. } | TrustError::Other { .. }
@@ -79,16 +81,13 @@ pub(crate) async fn run(host: &Host, name: &str, mut object: watch::Receiver<Arc
     }
 }
 
-/// It is a member that knows nothing of federated trust.
-async fn stay(host: &Host, name: &str, seen: &DynamicObject, error: &TrustError) {
-    match give_up(host, name).await {
-        Ok(()) => tell(host, seen, true, "TrustNotOffered", with_causes(error)).await,
-        Err(error) => tracing::warn!(
-            cluster = name,
-            "leave trust as it is: {}",
-            with_causes(&error)
-        ),
-    }
+/// It is a member that knows nothing of federated trust, or says so. Whether it gets users' own tokens then is for people to decide.
+async fn undecided(host: &Host, name: &str, seen: &DynamicObject, error: &TrustError) {
+    let message = format!(
+        "{}. Until that is decided nobody's token is sent there: `kah cluster trust {name} shared-secret`, or `kah cluster leave {name}`.",
+        with_causes(error)
+    );
+    tell(host, seen, true, "TrustNotOffered", message).await;
 }
 
 async fn tell(host: &Host, about: &DynamicObject, warning: bool, reason: &str, message: String) {

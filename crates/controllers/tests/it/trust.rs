@@ -24,7 +24,7 @@ use kube::{
 };
 use serde_json::json;
 
-use stage::{Load, SECRET, Stage, clusters, eventually, until};
+use stage::{Load, Place, SECRET, Stage, clusters, eventually, until};
 
 fn fast() -> Pace {
     Pace {
@@ -626,9 +626,16 @@ async fn events(stage: &Stage, name: &str) -> Vec<String> {
         .collect()
 }
 
+/// What its ks-apiserver was shown of anybody.
+fn shown(place: &Place) -> Vec<String> {
+    let seen = place.server.seen();
+    let tokens = seen.iter().map(|seen| seen.header("authorization"));
+    tokens.filter(|token| !token.is_empty()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_marked_member_becomes_federated_once_it_can_be_asked_and_no_other() {
-    let stage = Stage::new(&["own secret of m0", "own secret of m1", "own secret of m2"]).await;
+async fn a_marked_member_becomes_federated_once_it_can_be_asked_and_is_shown_no_token_before() {
+    let stage = Stage::new(&["own secret of m0", SECRET, "own secret of m2"]).await;
     stage.members[0].away.store(true, Ordering::SeqCst);
     stage.members[1].go.store(true, Ordering::SeqCst);
     for (number, name) in ["m0", "m1"].into_iter().enumerate() {
@@ -643,29 +650,62 @@ async fn a_marked_member_becomes_federated_once_it_can_be_asked_and_no_other() {
             .await
             .unwrap();
     }
+    until("the marks are known", || {
+        ["m0", "m1"].into_iter().all(|name| {
+            let member = stage.host.registry.get(name);
+            member.is_some_and(|member| member.is_undecided())
+        })
+    })
+    .await;
     run(&stage);
     let told = async |name: &str| {
         let cluster = of_cluster(&stage, name).await;
-        let access = cluster.condition("HostAccess").map(|it| it.reason.clone());
+        let access = cluster.condition("HostAccess").cloned();
+        let access = access.map_or_else(Default::default, |it| (it.reason, it.message));
         let marked = cluster.metadata.annotations.unwrap_or_default();
         let marked = marked.contains_key(WANTED);
-        (cluster.spec.trust, marked, access.unwrap_or_default())
+        (cluster.spec.trust, marked, access.0, access.1)
     };
-    // A member of another program keeps the shared secret, and somebody is told.
-    eventually("m1 is given up", async || {
+    // A member that says it offers nothing waits for people to decide, and somebody is told.
+    eventually("m1 is told of", async || {
         events(&stage, "m1")
             .await
             .contains(&"TrustNotOffered".to_owned())
     })
     .await;
-    assert_eq!(told("m1").await.0, Trust::SharedSecret);
-    assert!(!told("m1").await.1 && stage.members[1].told().await.is_none());
+    eventually("m1 says what to do", async || {
+        let (trust, marked, reason, words) = told("m1").await;
+        (trust, marked) == (Trust::SharedSecret, true)
+            && reason == "TrustUndecided"
+            && words.contains("kah cluster trust m1 shared-secret")
+    })
+    .await;
+    // Callers are told, and nothing of them arrives; nor does a restore bring the host's secret there.
+    let refused = stage.ask("m1").await.unwrap_err();
+    assert!(refused.contains("nobody's token is sent"), "{refused}");
+    let request = kah_cluster::restore::Request::new("m1", "alice", stage.caller());
+    let mut observer = |_: &kah_cluster::restore::State| std::ops::ControlFlow::Continue(());
+    let restored = kah_cluster::restore::restore(&stage.host, &request, &mut observer).await;
+    assert!(
+        matches!(
+            restored,
+            Err(kah_cluster::restore::RestoreError::Undecided(_))
+        ),
+        "{restored:?}"
+    );
+    let member = stage.host.registry.get("m1").unwrap();
+    let evidence = kah_cluster::doctor::gather(&stage.host, &member, &stage.caller()).await;
+    let found = kah_cluster::doctor::examine(&evidence);
+    assert_eq!(found[0].code, kah_cluster::AccessCode::TrustUndecided);
+    assert!(stage.members[1].told().await.is_none());
+    assert_eq!(shown(&stage.members[1]), Vec::<String>::new());
     // One that cannot be asked is waited for.
-    let (trust, marked, _) = told("m0").await;
+    let (trust, marked, ..) = told("m0").await;
     assert_eq!((trust, marked), (Trust::SharedSecret, true));
     stage.members[0].away.store(false, Ordering::SeqCst);
     eventually("m0 is federated and lets people in", async || {
-        told("m0").await == (Trust::Federated, false, "Accepted".into())
+        let (trust, marked, reason, _) = told("m0").await;
+        (trust, marked, reason.as_str()) == (Trust::Federated, false, "Accepted")
     })
     .await;
     assert_eq!(status(&stage, "m0").await, 200);
@@ -675,11 +715,32 @@ async fn a_marked_member_becomes_federated_once_it_can_be_asked_and_no_other() {
             .contains(&"TrustFederated".to_owned())
     })
     .await;
+    // All that it ever saw was signed for it alone.
+    for token in shown(&stage.members[0]) {
+        let head = token
+            .strip_prefix("Bearer ")
+            .and_then(|token| token.split('.').next());
+        let head = base64::Engine::decode(
+            &base64::engine::general_purpose::URL_SAFE_NO_PAD,
+            head.unwrap(),
+        );
+        let head = String::from_utf8(head.unwrap()).unwrap();
+        assert!(head.contains("EdDSA"), "{head}");
+    }
     // Nobody asked for it.
     eventually("m2 refuses", async || {
-        told("m2").await == (Trust::SharedSecret, false, "SignatureInvalid".into())
+        let (trust, marked, reason, _) = told("m2").await;
+        (trust, marked, reason.as_str()) == (Trust::SharedSecret, false, "SignatureInvalid")
     })
     .await;
+    // At an administrator's word the other shares the secret.
+    stage.move_to("m1", Trust::SharedSecret).await.unwrap();
+    eventually("m1 lets people in", async || {
+        let (_, marked, reason, _) = told("m1").await;
+        !marked && reason == "Accepted"
+    })
+    .await;
+    assert_eq!(status(&stage, "m1").await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,6 @@ use http::StatusCode;
 use kah_api::status::Status;
 use kah_cluster::doctor;
 
-use super::proof;
 use crate::{
     answer,
     gateway::{Arrived, Inner},
@@ -25,7 +24,7 @@ impl Inner {
                 "cluster {name} is the host itself: this answer shows that it can be reached"
             ))));
         }
-        let proof = proof(
+        let proof = self.proof(
             arrived,
             "a member is asked only for those who say who they are",
         )?;

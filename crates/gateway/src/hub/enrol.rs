@@ -2,19 +2,21 @@
 //!
 //! The last two are open to anybody: what they look at is the token that they are shown.
 
+use std::time::Duration;
+
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use kah_api::status::Status;
 use kah_cluster::{
     Host,
-    enrol::{self, Application, EnrolError, Invite, Token},
+    enrol::{self, Application, EnrolError, Invite, Proxy, Token},
     join::JoinError,
     tunnel::authority::AuthorityError,
 };
 use serde_json::json;
 use tokio::sync::SemaphorePermit;
 
-use super::{body, join};
+use super::{body_within, join};
 use crate::{
     answer::{self, respond, with_header},
     gateway::{Arrived, Inner},
@@ -22,6 +24,8 @@ use crate::{
 
 /// Bytes of an enrolment: a token and a certificate request.
 const LARGEST_BODY: usize = 64 * 1024;
+/// For its body: it is one packet or two, and anybody may send it.
+const BODY_WITHIN: Duration = Duration::from_secs(5);
 /// After this many seconds one who was sent away may come back.
 const COME_BACK: u32 = 2;
 
@@ -47,6 +51,10 @@ impl Inner {
             name: wanted.name.clone(),
             hub,
             insecure_hub: wanted.insecure_hub,
+            proxy: wanted.proxy.clone().map(|url| Proxy {
+                url,
+                no: wanted.no_proxy.clone(),
+            }),
             again: wanted.force,
         };
         let invitation = enrol::invite(host, &invite)
@@ -83,8 +91,9 @@ impl Inner {
     /// A token becomes a certificate.
     pub(crate) async fn enrol(&self, arrived: &mut Arrived) -> Result<Response, Box<Status>> {
         let host = self.host()?;
+        // Whoever sends slowly takes nobody's place.
+        let application: Application = body_within(arrived, LARGEST_BODY, BODY_WITHIN).await?;
         let _entry = self.entry()?;
-        let application: Application = body(arrived, LARGEST_BODY).await?;
         match enrol::enrol(host, &application).await {
             Ok(enrolled) => {
                 tracing::info!(cluster = enrolled.cluster, "a cluster has enrolled");
@@ -116,6 +125,7 @@ fn refusal(error: &EnrolError) -> Status {
         EnrolError::TokenUnknown => (404, "NotFound"),
         EnrolError::TokenUsed | EnrolError::TokenExpired(_) => (410, "Gone"),
         EnrolError::Hub(_)
+        | EnrolError::Proxy(_)
         | EnrolError::Uid
         | EnrolError::Version(_)
         | EnrolError::Authority(AuthorityError::Request) => (400, "BadRequest"),

@@ -4,11 +4,11 @@ use axum::response::Response;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{StatusCode, header};
 use kah_api::{cluster::Trust, status::Status};
-use kah_cluster::join::{JoinError, Request, join, leave};
+use kah_cluster::join::{Cleaning, JoinError, Report, Request, join, leave};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{LARGEST_BODY, body, proof, refused};
+use super::{LARGEST_BODY, body, refused};
 use crate::{
     answer,
     gateway::{Arrived, Inner},
@@ -31,6 +31,12 @@ pub(super) struct Wanted {
     /// With `agent`: whether that may be plain HTTP.
     #[serde(default)]
     pub(super) insecure_hub: bool,
+    /// With `agent`: an HTTP proxy on its way to this hub. Secret.
+    #[serde(default)]
+    pub(super) proxy: Option<String>,
+    /// With `proxy`: where it is not used.
+    #[serde(default)]
+    pub(super) no_proxy: String,
     #[serde(default)]
     pub(super) dry_run: bool,
     #[serde(default)]
@@ -40,13 +46,13 @@ pub(super) struct Wanted {
 }
 
 impl Inner {
-    /// Looks at a cluster and joins it.
+    /// Looks at a cluster and joins it. It goes on when the caller leaves: what was begun on the cluster is ended or taken back.
     pub(crate) async fn join_cluster(
         &self,
         arrived: &mut Arrived,
     ) -> Result<Response, Box<Status>> {
         let host = self.host()?.clone();
-        let proof = proof(
+        let proof = self.proof(
             arrived,
             "clusters join only at the word of those who say who they are",
         )?;
@@ -78,31 +84,53 @@ impl Inner {
             trust: wanted.trust,
             proof,
         };
-        match join(&host, &request).await {
-            Ok(report) => {
-                tracing::info!(
+        let running = host.tasks.clone().spawn(async move {
+            let ended = join(&host, &request).await;
+            match &ended {
+                Ok(report) => tracing::info!(
                     by,
                     cluster = report.cluster,
                     joined = report.joined,
                     "join a cluster"
-                );
-                Ok(answer::json(StatusCode::OK, &report))
+                ),
+                Err(error) => tracing::info!(
+                    by,
+                    cluster = request.name,
+                    why = error.words(),
+                    "a cluster does not join"
+                ),
             }
+            ended
+        });
+        let ended: Result<Report, JoinError> = running
+            .await
+            .map_err(|_| Box::new(Status::internal_error("the join broke off")))?;
+        match ended {
+            Ok(report) => Ok(answer::json(StatusCode::OK, &report)),
             Err(error) => Err(Box::new(refusal(&error))),
         }
     }
 
-    /// Takes a member out of the fleet.
+    /// Takes a member out of the fleet. It goes on when the caller leaves.
     pub(crate) async fn leave_cluster(
         &self,
         name: &str,
         by: &str,
     ) -> Result<Response, Box<Status>> {
-        let host = self.host()?;
-        let cleaning = leave(host, name)
+        let host = self.host()?.clone();
+        let (cluster, by) = (name.to_owned(), by.to_owned());
+        let running = host.tasks.clone().spawn(async move {
+            let ended = leave(&host, &cluster).await;
+            match &ended {
+                Ok(_) => tracing::info!(by, cluster, "leave the fleet"),
+                Err(error) => tracing::info!(by, cluster, why = error.words(), "does not leave"),
+            }
+            ended
+        });
+        let ended: Result<Cleaning, JoinError> = running
             .await
-            .map_err(|error| Box::new(refusal(&error)))?;
-        tracing::info!(by, cluster = name, "leave the fleet");
+            .map_err(|_| Box::new(Status::internal_error("the leaving broke off")))?;
+        let cleaning = ended.map_err(|error| Box::new(refusal(&error)))?;
         Ok(answer::json(
             StatusCode::OK,
             &json!({"cluster": name, "left": true, "member": cleaning}),
@@ -111,8 +139,11 @@ impl Inner {
 }
 
 pub(super) fn refusal(error: &JoinError) -> Status {
-    if let JoinError::Trust(error) = error {
-        return super::trust::refusal(error);
+    if let JoinError::Trust(cause) = error {
+        return Status {
+            message: error.words(),
+            ..super::trust::refusal(cause)
+        };
     }
     let (code, reason) = match error {
         JoinError::Unknown(_) => (404, "NotFound"),
@@ -129,9 +160,5 @@ pub(super) fn refusal(error: &JoinError) -> Status {
         JoinError::Unfit(finding) => Some((finding.code, finding.remedy.as_str())),
         _ => None,
     };
-    let message = match error {
-        JoinError::Api { doing, source } => format!("{doing}: {source}"),
-        error => error.to_string(),
-    };
-    refused(code, reason, message, cause)
+    refused(code, reason, error.words(), cause)
 }

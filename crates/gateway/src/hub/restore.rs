@@ -13,7 +13,7 @@ use kah_cluster::{
 };
 use serde::Deserialize;
 
-use super::{LARGEST_BODY, body, proof, refused};
+use super::{LARGEST_BODY, body, refused};
 use crate::{
     answer,
     gateway::{Arrived, Inner},
@@ -41,7 +41,7 @@ impl Inner {
         arrived: &mut Arrived,
     ) -> Result<Response, Box<Status>> {
         let host = self.host()?.clone();
-        let proof = proof(
+        let proof = self.proof(
             arrived,
             "access is restored only for those who say who they are",
         )?;
@@ -108,6 +108,7 @@ pub(super) fn refusal(error: &RestoreError) -> Status {
         RestoreError::ActsAsHost
         | RestoreError::NotRepairable { .. }
         | RestoreError::NoSecret
+        | RestoreError::Undecided(_)
         | RestoreError::Configuration { .. }
         | RestoreError::Closed { .. }
         | RestoreError::Another { .. }

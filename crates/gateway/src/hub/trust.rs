@@ -1,6 +1,6 @@
 //! `GET trust`, `PUT clusters/{cluster}/trust` and `POST trust/rotate`
 
-use super::{LARGEST_BODY, body, proof, refused, restore};
+use super::{LARGEST_BODY, body, refused, restore};
 use crate::{
     answer,
     gateway::{Arrived, Inner},
@@ -86,7 +86,7 @@ impl Inner {
         arrived: &mut Arrived,
     ) -> Result<Response, Box<Status>> {
         let host = self.host()?.clone();
-        let proof = proof(
+        let proof = self.proof(
             arrived,
             "trust is moved only at the word of those who say who they are",
         )?;
@@ -164,6 +164,9 @@ async fn overview(host: &Host) -> Overview {
             .iter()
             .find(|survey| survey.keys.cluster == member.name());
         let (told, evidence) = match found.map(|survey| &survey.keys.told) {
+            None if member.is_undecided() => {
+                (None, "not decided: nobody's token is sent there".to_owned())
+            }
             None => (None, String::new()),
             Some(Told::All) => (Some("current"), String::new()),
             Some(Told::Other(ids)) => (Some("differs"), ids.join(", ")),

@@ -8,8 +8,9 @@ use axum::{
     extract::State,
 };
 use http::{HeaderMap, Request, Response, StatusCode};
-use kah_cluster::Registry;
+use kah_cluster::{Host, Registry, proof::Prover};
 use kah_gateway::{Audit, Callers, Client, Gateway, GatewayParts, KubeProxy, Record, Settings};
+use kah_iam::SystemClock;
 use kah_net::Limits;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
@@ -155,17 +156,22 @@ impl Room {
 
     /// A host with callers of another kind.
     pub async fn host_with(callers: Arc<dyn Callers>) -> Self {
-        Self::over(true, Some(callers), |_| ()).await
+        Self::over(true, Some(callers), None, |_| ()).await
     }
 
     /// A host whose own credential is this one.
     pub async fn host_as(account: kube::config::AuthInfo) -> Self {
-        Self::over(true, None, |config| config.auth_info = account).await
+        Self::over(true, None, None, |config| config.auth_info = account).await
+    }
+
+    /// A host with what handlers need to deal with members, and this to prove who somebody is.
+    pub async fn host_that_proves(prover: Prover) -> Self {
+        Self::over(true, None, Some(prover), |_| ()).await
     }
 
     /// A member with callers of another kind.
     pub async fn member_with(callers: Arc<dyn Callers>) -> Self {
-        Self::over(false, Some(callers), |_| ()).await
+        Self::over(false, Some(callers), None, |_| ()).await
     }
 
     pub async fn member() -> Self {
@@ -173,12 +179,13 @@ impl Room {
     }
 
     async fn new(multicluster: bool) -> Self {
-        Self::over(multicluster, None, |_| ()).await
+        Self::over(multicluster, None, None, |_| ()).await
     }
 
     async fn over(
         multicluster: bool,
         others: Option<Arc<dyn Callers>>,
+        prover: Option<Prover>,
         change: impl FnOnce(&mut kube::Config),
     ) -> Self {
         let (kube, member) = (Standin::start("kube").await, Standin::start("member").await);
@@ -204,13 +211,23 @@ impl Room {
         let mut config = kube::Config::new(kube.address.parse().unwrap());
         config.auth_info.token = Some("server-account".to_owned().into());
         change(&mut config);
+        let host = prover.map(|prover| {
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            Host {
+                client: kube::Client::try_from(config.clone()).unwrap(),
+                registry: registry.clone(),
+                prover,
+                clock: Arc::new(SystemClock::default()),
+                tasks: tasks.clone(),
+            }
+        });
         let kube_proxy = KubeProxy::new(&config, Limits::default(), stop, tasks).unwrap();
         let (callers, records) = (Arc::new(Script::default()), Arc::new(Records::default()));
         let gateway = Gateway::new(GatewayParts {
             settings: settings(multicluster),
             callers: others.unwrap_or_else(|| callers.clone()),
             registry: registry.clone(),
-            host: None,
+            host,
             kube: kube_proxy,
             audit: records.clone(),
         });

@@ -18,7 +18,7 @@ use tower::{Service, service_fn};
 
 use super::WebSocketIo;
 use crate::{
-    Address, Duplex, Kind, ProxyError, TlsSettings, Verify,
+    Address, Dial, DialError, Dialling, Duplex, Kind, ProxyError, TlsSettings, Verify,
     connect::{limited, tcp},
 };
 
@@ -77,7 +77,12 @@ pub type Dialled = tokio_rustls::client::TlsStream<WebSocketIo<TokioIo<Upgraded>
 pub async fn connect(settings: &ConnectSettings) -> Result<Dialled, ProxyError> {
     let name: Arc<str> = settings.address.to_string().into();
     let step = settings.step;
-    let stream = limited(step, &name, dial(settings, &name)).await?;
+    let stream = limited(
+        step,
+        &name,
+        dial(&settings.address, &settings.proxies, &name),
+    )
+    .await?;
     let stream: Box<dyn Duplex> = if settings.address.tls {
         limited(step, &name, outer_tls(stream, settings, &name)).await?
     } else {
@@ -94,16 +99,48 @@ pub async fn connect(settings: &ConnectSettings) -> Result<Dialled, ProxyError> 
     limited(step, &name, inner).await
 }
 
-async fn dial(settings: &ConnectSettings, name: &Arc<str>) -> Result<Box<dyn Duplex>, ProxyError> {
+/// Connections to one address by the same way, for what is asked there beside the tunnel.
+#[derive(Clone)]
+pub struct ProxiedDial {
+    /// Where it listens.
+    pub address: Address,
+    /// On the way to it.
+    pub proxies: Proxies,
+}
+
+impl fmt::Debug for ProxiedDial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ProxiedDial({})", self.address)
+    }
+}
+
+impl Dial for ProxiedDial {
+    fn dial(&self) -> Dialling<'_> {
+        Box::pin(async {
+            let name: Arc<str> = self.address.to_string().into();
+            let dialled = dial(&self.address, &self.proxies, &name).await;
+            dialled.map_err(|error| DialError {
+                kind: error.kind(),
+                reason: error.root_cause(),
+                source: Some(error.into()),
+            })
+        })
+    }
+}
+
+async fn dial(
+    address: &Address,
+    proxies: &Proxies,
+    name: &Arc<str>,
+) -> Result<Box<dyn Duplex>, ProxyError> {
     let because = |error: http::Error| ProxyError::because(Kind::Settings, name, error);
-    let address = &settings.address;
     let target = Uri::builder()
         .scheme(if address.tls { "https" } else { "http" })
         .authority(with_port(address))
         .path_and_query("/")
         .build()
         .map_err(because)?;
-    let Some(proxy) = settings.proxies.matcher().intercept(&target) else {
+    let Some(proxy) = proxies.matcher().intercept(&target) else {
         return Ok(Box::new(tcp(address, name, None).await?));
     };
     let named = proxy.uri().to_string();

@@ -1,0 +1,322 @@
+//! A cluster is looked at before it joins: what it is shown until its trust is decided, and what is told of what it says.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use http::HeaderValue;
+use kah_api::{
+    cluster::Trust,
+    config::Configuration,
+    iam::{GlobalRoleBinding, PLATFORM_ADMIN, User, UserSpec, UserStatus},
+    network::Network,
+    seed::Role,
+};
+use kah_cluster::{
+    CallerCredential, Host,
+    guard::AddressGuard,
+    join::{self, JoinError, Report, Request},
+    proof::Prover,
+    trust::TrustError,
+};
+use kah_iam::{Clock, GlobalRoles, SystemClock, Users};
+use kah_localkube::Cluster;
+use kube::api::ListParams;
+use serde_json::json;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    member::{self, Member, Reply, Seen},
+    restore::plane,
+};
+
+const UID: &str = "uid-of-the-member";
+const PROXY: &str = "/api/v1/namespaces/kubesphere-system/services/:ks-apiserver:/proxy";
+/// Where a token for a ks-apiserver behind a service proxy stands.
+const IDENTITY: &str = "x-kubesphere-authorization";
+
+/// What a cluster says of its trust.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Offer {
+    Federated,
+    /// It is none of ours.
+    Nothing,
+    /// A moment at which it does not answer well.
+    Fault,
+}
+
+/// What the stand-in says: one that is fit to join but for what `odd` changes.
+#[derive(Clone)]
+struct Says {
+    offer: Offer,
+    /// The path that is answered in this way instead.
+    odd: Option<(&'static str, u16, String)>,
+}
+
+fn says(says: &Says, seen: &Seen) -> Reply {
+    let path = seen.target.split('?').next().unwrap_or_default();
+    if let Some((odd, status, body)) = &says.odd
+        && path.ends_with(odd)
+    {
+        return member::answer(*status, "application/json", body.clone());
+    }
+    let body = match path {
+        "/api/v1/namespaces/kube-system" => {
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system", "uid": UID}})
+        }
+        "/version" => json!({
+            "major": "1", "minor": "36", "gitVersion": "v1.36.2", "gitCommit": "", "gitTreeState": "", "buildDate": "",
+            "goVersion": "", "compiler": "", "platform": "",
+        }),
+        "/api/v1/namespaces/kubesphere-system/configmaps/kubesphere-config" => json!({
+            "metadata": {"name": "kubesphere-config"},
+            "data": {"kubesphere.yaml": "multicluster:\n  clusterRole: member\n"},
+        }),
+        "/apis/apps/v1/namespaces/kubesphere-system/deployments/ks-apiserver" => json!({
+            "metadata": {"name": "ks-apiserver"},
+            "spec": {"replicas": 1, "selector": {}, "template": {}},
+            "status": {"replicas": 1, "readyReplicas": 1},
+        }),
+        "/api/v1/namespaces/kubesphere-system/pods" => json!({"metadata": {}, "items": []}),
+        path => match path.strip_prefix(PROXY) {
+            Some("/kapis/version") => json!({"gitVersion": "v3.4.1"}),
+            Some("/kapis/hub.kubeaihub.io/v1/trust") => match says.offer {
+                Offer::Federated => {
+                    json!({"offers": ["shared-secret", "federated"], "audience": UID, "issuer": "", "keys": []})
+                }
+                Offer::Nothing => return member::status(403, "Forbidden", "canary"),
+                Offer::Fault => return member::status(500, "InternalError", "canary"),
+            },
+            Some(_) if seen.header(IDENTITY).is_empty() => {
+                return member::status(401, "Unauthorized", "Unauthorized: canary");
+            }
+            Some(_) => json!({"gitVersion": "v3.4.1"}),
+            None => return member::status(404, "NotFound", "canary"),
+        },
+    };
+    member::answer(200, "application/json", body.to_string())
+}
+
+/// The body of a refusal.
+fn refusal(code: u16, message: &str) -> String {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "code": code,
+    })
+    .to_string()
+}
+
+struct Stage {
+    host: Host,
+    server: Member,
+    says: Arc<Mutex<Says>>,
+    _plane: Cluster,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let plane = plane(Role::Host, "secret of the host", "2h").await;
+        let known = Arc::new(Mutex::new(Says {
+            offer: Offer::Federated,
+            odd: None,
+        }));
+        let told = known.clone();
+        let server = Member::start(None, move |seen| says(&told.lock().unwrap(), seen))
+            .await
+            .unwrap();
+        let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
+        let mut admin = User::new("admin", UserSpec::default());
+        admin.status = Some(UserStatus {
+            state: "Active".into(),
+            ..UserStatus::default()
+        });
+        users.apply(admin);
+        roles.replace(vec![GlobalRoleBinding::for_user(
+            "admin",
+            "admin",
+            PLATFORM_ADMIN,
+        )]);
+        let text = "authentication:\n  jwtSecret: \"secret of the host\"\n";
+        let configuration = Configuration::read(text, &BTreeMap::new()).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        Self {
+            host: Host {
+                client: plane.client(),
+                registry: crate::registry(),
+                prover: Prover::new(&configuration, users, roles, clock.clone()),
+                clock,
+                tasks: TaskTracker::new(),
+            },
+            server,
+            says: known,
+            _plane: plane,
+        }
+    }
+
+    fn request(&self, name: &str, trust: Option<Trust>, dry_run: bool) -> Request {
+        Request {
+            name: name.into(),
+            kubeconfig: crate::kubeconfig(&self.server.url(), "", "token: stored").into_bytes(),
+            dry_run,
+            force: false,
+            guard: AddressGuard::new(&["127.0.0.0/8".parse::<Network>().unwrap()]),
+            trust,
+            proof: CallerCredential::User {
+                name: "admin".into(),
+                authorization: HeaderValue::from_static("Bearer of-the-administrator"),
+            },
+        }
+    }
+
+    async fn look(&self, trust: Option<Trust>) -> Result<Report, JoinError> {
+        join::join(&self.host, &self.request("new", trust, true)).await
+    }
+
+    /// The tokens that the ks-apiserver was shown.
+    fn shown(&self) -> Vec<String> {
+        let seen = self.server.seen();
+        let proxied = seen.iter().filter(|seen| seen.target.starts_with(PROXY));
+        proxied
+            .map(|seen| seen.header(IDENTITY))
+            .filter(|token| !token.is_empty())
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_is_shown_no_token_before_its_trust_is_decided() {
+    let stage = Stage::new().await;
+    let offers = |offer| stage.says.lock().unwrap().offer = offer;
+
+    let report = stage.look(None).await.unwrap();
+    assert_eq!(report.trust, Trust::Federated);
+    assert_eq!(
+        stage.look(Some(Trust::Federated)).await.unwrap().trust,
+        Trust::Federated
+    );
+    // That it did not answer is no decision.
+    offers(Offer::Fault);
+    for trust in [None, Some(Trust::Federated)] {
+        let refused = stage.look(trust).await.unwrap_err();
+        let JoinError::Trust(error) = &refused else {
+            panic!("{refused}")
+        };
+        assert!(matches!(**error, TrustError::Unasked { .. }), "{refused}");
+    }
+    // Nor is a no of somebody who is no ks-apiserver otherwise.
+    offers(Offer::Nothing);
+    let no_version = ("/kapis/version", 404, refusal(404, "canary"));
+    stage.says.lock().unwrap().odd = Some(no_version);
+    let refused = stage.look(None).await.unwrap_err();
+    assert!(matches!(refused, JoinError::Trust(_)), "{refused}");
+    stage.says.lock().unwrap().odd = None;
+    // Who asked for federated trust gets nothing less.
+    let refused = stage.look(Some(Trust::Federated)).await.unwrap_err();
+    assert!(
+        matches!(&refused, JoinError::Trust(error) if matches!(**error, TrustError::NotOffered { .. }))
+    );
+    assert_eq!(stage.shown(), Vec::<String>::new());
+
+    // A cluster that clearly offers nothing else shares the secret, and sees a short token of the host and not that of the administrator.
+    assert_eq!(stage.look(None).await.unwrap().trust, Trust::SharedSecret);
+    let shown = stage.shown();
+    assert!(!shown.is_empty(), "nothing was asked");
+    for token in shown {
+        let payload = token.split('.').nth(1).unwrap().to_owned();
+        let payload =
+            base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, payload);
+        let claims: serde_json::Value = serde_json::from_slice(&payload.unwrap()).unwrap();
+        let life = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
+        assert!(life <= 300, "{claims}");
+    }
+}
+
+#[tokio::test]
+async fn an_administrators_word_asks_for_no_offer() {
+    let stage = Stage::new().await;
+    let report = stage.look(Some(Trust::SharedSecret)).await.unwrap();
+    assert_eq!(report.trust, Trust::SharedSecret);
+    assert!(
+        stage
+            .server
+            .seen()
+            .iter()
+            .all(|seen| !seen.target.ends_with("/trust"))
+    );
+}
+
+/// Each answer that keeps a cluster from joining holds a word of its own; no error tells it.
+#[tokio::test]
+async fn s5_no_error_of_a_join_quotes_an_answer() {
+    let stage = Stage::new().await;
+    stage.says.lock().unwrap().offer = Offer::Nothing;
+    let map = |role: &str| {
+        let text = format!("multicluster:\n  clusterRole: {role}\n");
+        json!({"metadata": {}, "data": {"kubesphere.yaml": text}}).to_string()
+    };
+    let mut refusals = 0;
+    let (space, config) = ("/namespaces/kube-system", "/configmaps/kubesphere-config");
+    let (version, trust) = (":ks-apiserver:/proxy/version", "/hub.kubeaihub.io/v1/trust");
+    for (path, status, body) in [
+        (space, 403, refusal(403, "canary")),
+        (space, 200, "canary".to_owned()),
+        (space, 404, "canary".to_owned()),
+        (space, 200, r#"{"metadata":"canary"}"#.to_owned()),
+        (config, 401, refusal(401, "canary")),
+        (config, 500, refusal(500, "canary")),
+        (config, 200, map("canary")),
+        (config, 200, map("{canary")),
+        (version, 401, refusal(401, "Unauthorized: canary")),
+        (version, 418, "canary".to_owned()),
+        (version, 503, refusal(503, "canary")),
+        (trust, 200, r#"{"audience":"canary"}"#.to_owned()),
+    ] {
+        let shown = format!("{path} {status} {body}");
+        stage.says.lock().unwrap().odd = Some((path, status, body));
+        let refused = match stage.look(None).await {
+            // What callers do not feel is a warning.
+            Ok(report) => {
+                assert!(
+                    !format!("{report:?}").contains("canary"),
+                    "{shown}: {report:?}"
+                );
+                continue;
+            }
+            Err(refused) => refused,
+        };
+        refusals += 1;
+        let words = refused.words();
+        assert!(!words.contains("canary"), "{shown}: {words}");
+        if let JoinError::Unfit(finding) = &refused {
+            let all = format!("{finding:?}");
+            assert!(!all.contains("canary"), "{shown}: {all}");
+        }
+    }
+    assert!(refusals >= 8, "{refusals}");
+}
+
+/// The second look: both have looked before either was stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_cluster_does_not_join_under_two_names_at_once() {
+    let stage = Stage::new().await;
+    let shared = Some(Trust::SharedSecret);
+    let (one, two) = (
+        stage.request("one", shared, false),
+        stage.request("two", shared, false),
+    );
+    let together = tokio::join!(join::join(&stage.host, &one), join::join(&stage.host, &two));
+    let joined = [together.0, together.1];
+    for refused in joined.iter().filter_map(|joined| joined.as_ref().err()) {
+        assert!(matches!(refused, JoinError::Same(_)), "{refused}");
+    }
+    let good = joined.iter().filter(|joined| joined.is_ok()).count();
+    assert!(good <= 1, "{joined:?}");
+    let stored = kah_cluster::clusters(stage.host.client.clone())
+        .list(&ListParams::default())
+        .await
+        .unwrap();
+    assert_eq!(stored.items.len(), good, "{stored:?}");
+}
