@@ -25,7 +25,7 @@ use tokio_util::{
 
 use super::stream::{Counted, Stream};
 
-/// Streams that wait to be opened, or to be taken by whoever serves them.
+/// Streams that wait to be opened.
 const QUEUE: usize = 64;
 /// What a session may keep unread beyond each stream's own share, where a stream is fast and the way is long.
 const GROWTH: usize = 64 * 1024 * 1024;
@@ -168,7 +168,8 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (asks, asked) = mpsc::channel(QUEUE);
-    let (taken, streams) = mpsc::channel(QUEUE);
+    // Room for all that the other side may have open: many who come at once must not be reset because they are not taken at once.
+    let (taken, streams) = mpsc::channel(limits.theirs.max(1));
     let stop = stop.child_token();
     let heard = Heard::default();
     let inner = Arc::new(Inner {
