@@ -23,6 +23,7 @@ bench:
 	cargo build --release --locked -p kah-cli -p kah-bench
 	target/release/kah-bench
 	target/release/kah-bench fleet
+	target/release/kah-bench crowd
 
 format:
 	cargo fmt --all --check

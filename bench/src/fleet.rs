@@ -1,8 +1,8 @@
 //! A host with hundreds of simulated members: what each costs while nothing happens, and whether dead ones disturb the others.
 
-mod agents;
-mod process;
-mod simulated;
+pub(crate) mod agents;
+pub(crate) mod process;
+pub(crate) mod simulated;
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,11 @@ use kube::runtime::watcher;
 use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{Ours, load::Work, token};
+use crate::{
+    Ours,
+    load::{self, Work},
+    token,
+};
 use agents::Agents;
 use process::{Usage, child, usage};
 use simulated::Simulated;
@@ -80,7 +84,7 @@ pub async fn run(program: &Path, plan: Plan) -> Result<Vec<String>> {
     let empty = host.idle(plan.idle).await?;
 
     let kubectl = Kubectl::new(ours.kubeconfig(0).as_ref())?;
-    let simulation = Simulation::start(plan.members).await?;
+    let simulation = Simulation::start(plan.members, plan.members.div_ceil(2)).await?;
     let members = &simulation.members;
     let joined = Instant::now();
     simulation.join(&kubectl)?;
@@ -161,13 +165,7 @@ pub async fn run(program: &Path, plan: Plan) -> Result<Vec<String>> {
             token: token.clone(),
         })
         .collect();
-    let p99 = async |time: Duration| -> Result<(Duration, Duration)> {
-        let runs = futures::future::try_join_all(works.iter().map(|work| work.latencies(time)));
-        let mut all: Vec<Duration> = runs.await?.into_iter().flatten().collect();
-        all.sort_unstable();
-        let at = |share: f64| all[((all.len() - 1) as f64 * share) as usize];
-        Ok((at(0.5), at(0.99)))
-    };
+    let p99 = async |time: Duration| load::percentiles(&works, time).await;
     p99(Duration::from_secs(1)).await?;
     let calm = p99(plan.time).await?;
     for member in &dead {
@@ -232,25 +230,24 @@ pub async fn run(program: &Path, plan: Plan) -> Result<Vec<String>> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
-fn mebibytes(bytes: u64) -> f64 {
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / 1024.0 / 1024.0
 }
 
 /// An authority and members that it certifies.
-struct Simulation {
+pub(crate) struct Simulation {
     authority: String,
     /// So many of them are reached directly, those behind by tunnel.
-    direct: usize,
-    members: Vec<Simulated>,
+    pub(crate) direct: usize,
+    pub(crate) members: Vec<Simulated>,
 }
 
 impl Simulation {
-    async fn start(count: usize) -> Result<Self> {
+    pub(crate) async fn start(count: usize, direct: usize) -> Result<Self> {
         let authority = Authority::new()?;
         let pair = authority.issue("127.0.0.1", false)?;
         let tls = TlsAcceptor::from(Arc::new(pair.server(None)?));
         let mut members = Vec::with_capacity(count);
-        let direct = count.div_ceil(2);
         for number in 1..=count {
             let tls = (number <= direct).then(|| tls.clone());
             members.push(Simulated::start(format!("m-{number}"), tls).await?);
@@ -263,7 +260,7 @@ impl Simulation {
     }
 
     /// Makes a Cluster object for each.
-    fn join(&self, kubectl: &Kubectl) -> Result<()> {
+    pub(crate) fn join(&self, kubectl: &Kubectl) -> Result<()> {
         let (direct, tunnelled) = self.members.split_at(self.direct);
         let dialled = |member: &Simulated| cluster(&member.name, json!({"type": "proxy"}));
         let items: Vec<Value> = direct
@@ -302,7 +299,7 @@ fn cluster(name: &str, connection: Value) -> Value {
 }
 
 /// The UID of each Cluster object, by name.
-fn uids(kubectl: &Kubectl) -> Result<HashMap<String, String>> {
+pub(crate) fn uids(kubectl: &Kubectl) -> Result<HashMap<String, String>> {
     Ok(pairs(kubectl, "{.metadata.uid}")?.into_iter().collect())
 }
 
@@ -326,7 +323,7 @@ fn pairs(kubectl: &Kubectl, what: &str) -> Result<Vec<(String, String)>> {
 }
 
 /// Looks until `holds`, and tells when that was.
-async fn wait(
+pub(crate) async fn wait(
     kubectl: &Kubectl,
     limit: Duration,
     mut holds: impl FnMut(&[(String, String)]) -> bool,

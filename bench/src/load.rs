@@ -31,6 +31,25 @@ pub struct Measured {
     pub p99: Duration,
 }
 
+/// The median and the 99th percentile of all, one connection each, for about `time`.
+///
+/// # Errors
+/// A connection fails or an answer is not 200.
+pub async fn percentiles(works: &[Work], time: Duration) -> Result<(Duration, Duration)> {
+    let runs = works.iter().map(|work| work.latencies(time));
+    let runs = futures::future::try_join_all(runs).await?;
+    let mut all: Vec<Duration> = runs.into_iter().flatten().collect();
+    all.sort_unstable();
+    Ok((at(&all, 0.5), at(&all, 0.99)))
+}
+
+/// The one at this share of the way, of sorted ones.
+pub fn at(sorted: &[Duration], share: f64) -> Duration {
+    let last = sorted.len().saturating_sub(1);
+    let place = (last as f64 * share) as usize;
+    sorted.get(place).copied().unwrap_or_default()
+}
+
 impl Work {
     /// Runs for about `time` on `connections` connections.
     ///

@@ -2,6 +2,7 @@
 //!
 //! `make bench` runs it after `cargo bench`. Figures are for this machine at this moment: read the ratios.
 
+mod crowd;
 mod fleet;
 mod load;
 
@@ -46,6 +47,24 @@ enum What {
         #[arg(long, default_value_t = 60)]
         idle: u64,
     },
+    /// A host whose agents come back all at once, and whose port is flooded
+    Crowd {
+        /// Agents, with two tunnels each.
+        #[arg(long, default_value_t = 200)]
+        agents: usize,
+        /// How often the host ends and is started at once.
+        #[arg(long, default_value_t = 3)]
+        restarts: usize,
+        /// Seconds for which it stays away, and for which it stands still.
+        #[arg(long, default_value_t = 60)]
+        away: u64,
+        /// Connections that are opened for nothing.
+        #[arg(long, default_value_t = 10_000)]
+        half_open: usize,
+        /// Files that the host may have open [default: as many as the system allows]
+        #[arg(long)]
+        files: Option<u64>,
+    },
 }
 
 /// A host with a member that it reaches at its endpoint.
@@ -60,19 +79,38 @@ struct Pair {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let time = Duration::from_secs(arguments.seconds);
-    if let Some(What::Fleet {
-        members,
-        black_holes,
-        idle,
-    }) = arguments.what
-    {
-        let plan = fleet::Plan {
+    match arguments.what {
+        None => {}
+        Some(What::Fleet {
             members,
             black_holes,
-            time: time * 3,
-            idle: Duration::from_secs(idle),
-        };
-        return print(&fleet::run(&arguments.kah, plan).await?);
+            idle,
+        }) => {
+            let plan = fleet::Plan {
+                members,
+                black_holes,
+                time: time * 3,
+                idle: Duration::from_secs(idle),
+            };
+            return print(&fleet::run(&arguments.kah, plan).await?);
+        }
+        Some(What::Crowd {
+            agents,
+            restarts,
+            away,
+            half_open,
+            files,
+        }) => {
+            let plan = crowd::Plan {
+                agents,
+                restarts,
+                away: Duration::from_secs(away),
+                half_open,
+                files,
+                time: time * 3,
+            };
+            return print(&crowd::run(&arguments.kah, plan).await?);
+        }
     }
     let mut report = Report::new();
     let ours = Ours::start(&arguments.kah, "1")?;

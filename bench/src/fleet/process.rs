@@ -66,3 +66,64 @@ pub fn usage(pid: u32) -> Result<Usage> {
         processor: Duration::from_millis(10 * ticks),
     })
 }
+
+/// Resident memory of a process since [`forget_peak`], in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Resident {
+    /// Now.
+    pub now: u64,
+    /// At most.
+    pub peak: u64,
+}
+
+/// Resident memory, shared pages included.
+///
+/// # Errors
+/// It has ended.
+pub fn resident(pid: u32) -> Result<Resident> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("read the state of process {pid}"))?;
+    let kilobytes = |name: &str| -> Result<u64> {
+        let line = status.lines().find(|line| line.starts_with(name));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        let number = number.with_context(|| format!("{name} of process {pid}"))?;
+        Ok(1024 * number.parse::<u64>()?)
+    };
+    Ok(Resident {
+        now: kilobytes("VmRSS:")?,
+        peak: kilobytes("VmHWM:")?,
+    })
+}
+
+/// From now on the peak counts anew.
+///
+/// # Errors
+/// It has ended.
+pub fn forget_peak(pid: u32) -> Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
+        .with_context(|| format!("forget the peak of process {pid}"))
+}
+
+/// Files that a process has open.
+///
+/// # Errors
+/// It has ended.
+pub fn files(pid: u32) -> Result<usize> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd"));
+    Ok(open
+        .with_context(|| format!("count the files of process {pid}"))?
+        .count())
+}
+
+/// Memory of all TCP connections of this system, in bytes.
+///
+/// # Errors
+/// The system does not say.
+pub fn sockets() -> Result<u64> {
+    let all = fs::read_to_string("/proc/net/sockstat").context("read the memory of sockets")?;
+    let line = all.lines().find(|line| line.starts_with("TCP:"));
+    let pages = line.and_then(|line| line.rsplit("mem ").next());
+    let pages: u64 = pages.context("the memory of sockets")?.trim().parse()?;
+    // Pages of 4 KiB, as on most machines.
+    Ok(pages * 4096)
+}

@@ -31,6 +31,10 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 const SERVICE_PROXY: &str = "/api/v1/namespaces/kubesphere-system/services/:ks-apiserver:/proxy";
 
+/// Bytes that the system keeps for the far ends of the host's connections. Here it is one system for all of them, and a machine of its own for each of
+/// them elsewhere.
+pub const KERNEL: usize = 256 * 1024;
+
 /// What passes a simulated member, and whether it is a black hole now.
 #[derive(Default)]
 pub struct Counters {
@@ -67,6 +71,7 @@ impl Simulated {
                 let (counters, name, tls) = (all.clone(), own.clone(), tls.clone());
                 tokio::spawn(async move {
                     let _ = stream.set_nodelay(true);
+                    let _ = socket2::SockRef::from(&stream).set_send_buffer_size(KERNEL);
                     let stream = Counted {
                         stream,
                         counters: counters.clone(),
@@ -132,8 +137,32 @@ async fn answer(name: &str, request: Request<Incoming>) -> Response<Body> {
             .unwrap_or_default();
         return json(StatusCode::OK, Full::new(bytes));
     }
+    if let Some(body) = too_much(&path) {
+        return Response::new(body);
+    }
     let (status, value) = read(name, &path);
     json(status, Full::new(Bytes::from(value.to_string())))
+}
+
+/// What a member says that means no good.
+fn too_much(path: &str) -> Option<Body> {
+    static BLOCK: [u8; 32 * 1024] = [b'x'; 32 * 1024];
+    let block = || Ok(Frame::data(Bytes::from_static(&BLOCK)));
+    let (what, blocks) = path.rsplit_once('/')?;
+    if what.ends_with("/blocks") {
+        // So many, however many that are.
+        let blocks = blocks.parse().ok()?;
+        let blocks = std::iter::repeat_with(block).take(blocks);
+        return Some(StreamBody::new(futures::stream::iter(blocks)).boxed_unsync());
+    }
+    if blocks != "drip" {
+        return None;
+    }
+    let drip = futures::stream::unfold((), |()| async {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        Some((Ok(Frame::data(Bytes::from_static(b"x"))), ()))
+    });
+    Some(StreamBody::new(drip).boxed_unsync())
 }
 
 fn json(status: StatusCode, body: Full<Bytes>) -> Response<Body> {

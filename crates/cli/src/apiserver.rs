@@ -34,7 +34,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     failure::Failure,
     process::{
-        below, configuration, find_configuration, kube_config, log_fatal, root, until_stopped,
+        below, configuration, find_configuration, kube_config, log_fatal, open_files, root,
+        until_stopped,
     },
 };
 
@@ -284,7 +285,7 @@ async fn serve(
         listener,
         encryption,
         gateway,
-        ServerLimits::default(),
+        ServerLimits::for_files(open_files()),
         stop.clone(),
     )
     .await;

@@ -16,6 +16,23 @@ use crate::logging;
 /// Below the container's root: what a kubelet mounts.
 const SERVICE_ACCOUNT: &str = "var/run/secrets/kubernetes.io/serviceaccount";
 
+/// Takes as many files as the system allows: what a shell gives a process by default is little for a server with a connection for each caller. Tells
+/// how many that are.
+pub fn open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    let now = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => maximum,
+        // Then it stays as it is.
+        Err(_) => current,
+    };
+    now.unwrap_or(u64::MAX)
+}
+
 /// The folder that stands for `/`: a Pod that runs as a local process has its own.
 pub fn root() -> PathBuf {
     env::var_os("KAH_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from)

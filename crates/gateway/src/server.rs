@@ -1,5 +1,7 @@
 //! The listener: connections in, bounded in number, size of headers and patience; drained at the end.
 
+mod places;
+
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{body::Body, response::Response};
@@ -12,19 +14,22 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    sync::Semaphore,
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{Gateway, gateway::Peer};
+use places::{Place, Places};
 
 /// What a listener allows.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
-    /// Connections at one time; more wait in the system's own queue.
+    /// Connections at one time. When there are more, the one that has been without a request for longest makes room; while all have one, more
+    /// wait in the system's own queue.
     pub connections: usize,
+    /// How long a connection has been without a request at least before it has to make room.
+    pub grace: Duration,
     /// Bytes of a request's head; a larger one is answered 431.
     pub head: usize,
     /// From the first byte of a request to the end of its head, and for a TLS handshake.
@@ -37,9 +42,30 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            grace: Duration::from_secs(1),
             head: 256 * 1024,
             head_within: Duration::from_secs(20),
             drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Bytes of an answer that wait in the system for being sent, beyond those that are under way.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT: u32 = 128 * 1024;
+/// Files that are kept for something else than callers' connections and what stands behind each: tunnels, watches, logs.
+const OTHER_FILES: u64 = 512;
+
+impl ServerLimits {
+    /// As by default, but no more connections than this process may have files for: each may need another one, to a member or to the kube-apiserver.
+    #[must_use]
+    pub fn for_files(files: u64) -> Self {
+        let limits = Self::default();
+        let pairs = files.saturating_sub(OTHER_FILES).max(OTHER_FILES / 2) / 2;
+        let pairs = usize::try_from(pairs).unwrap_or(usize::MAX);
+        Self {
+            connections: limits.connections.min(pairs),
+            ..limits
         }
     }
 }
@@ -71,25 +97,34 @@ pub async fn serve(
 ) -> io::Result<()> {
     let tracker = TaskTracker::new();
     let cut = CancellationToken::new();
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections, limits.grace);
+    let mut complained = false;
     loop {
         let accepted = stop.run_until_cancelled(async {
-            let slot = slots.clone().acquire_owned().await;
-            (slot, listener.accept().await)
+            // Nobody has to make room before somebody is there who needs it.
+            let accepted = listener.accept().await?;
+            Ok::<_, io::Error>((places.take().await, accepted))
         });
-        let (slot, stream, peer) = match accepted.await {
+        let (place, stream, peer) = match accepted.await {
             None => break,
-            Some((Ok(slot), Ok((stream, peer)))) => (slot, stream, peer),
-            Some((_, Err(error))) => {
-                tracing::warn!(%error, "accept a connection");
+            Some(Ok((place, (stream, peer)))) => (place, stream, peer),
+            Some(Err(error)) => {
+                if !std::mem::replace(&mut complained, true) {
+                    tracing::warn!(%error, "accept a connection");
+                }
                 // Out of file handles, mostly: others have to close first.
+                places.make_room();
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
-            Some((Err(_closed), _)) => break,
         };
+        complained = false;
         // Small answers must not wait for acknowledgements.
         let _ = stream.set_nodelay(true);
+        // Or the system keeps megabytes for each caller that reads slowly or not at all, which it then lacks for all others. Where it cannot be told so,
+        // it does as it will.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         let (gateway, stop, cut, encryption) = (
             gateway.clone(),
             stop.clone(),
@@ -97,19 +132,23 @@ pub async fn serve(
             encryption.clone(),
         );
         tracker.spawn(async move {
-            let _slot = slot;
+            let taken = Arc::clone(&place);
             let serving = async {
                 match acceptor(encryption, &stream, limits).await {
-                    None => connection(stream, peer, gateway, limits, stop).await,
+                    None => connection(stream, peer, gateway, limits, taken, stop).await,
                     Some(acceptor) => {
                         let handshake = timeout(limits.head_within, acceptor.accept(stream));
                         if let Ok(Ok(stream)) = handshake.await {
-                            connection(stream, peer, gateway, limits, stop).await;
+                            connection(stream, peer, gateway, limits, taken, stop).await;
                         }
                     }
                 }
             };
-            cut.run_until_cancelled(serving).await;
+            tokio::select! {
+                () = cut.cancelled() => {}
+                () = place.cut.cancelled() => {}
+                () = serving => {}
+            }
         });
     }
     drop(listener);
@@ -148,14 +187,19 @@ async fn connection(
     peer: SocketAddr,
     gateway: Gateway,
     limits: ServerLimits,
+    place: Arc<Place>,
     stop: CancellationToken,
 ) {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let gateway = gateway.clone();
+        let (gateway, begun) = (gateway.clone(), place.begin());
         async move {
+            let Some(under_way) = begun else {
+                return std::future::pending().await;
+            };
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Peer(peer));
-            Ok::<Response, Infallible>(gateway.serve(request).await)
+            let answer = gateway.serve(request).await;
+            Ok::<Response, Infallible>(places::held(answer, under_way))
         }
     });
     let head = u32::try_from(limits.head).unwrap_or(u32::MAX);
@@ -187,5 +231,23 @@ async fn connection(
     };
     if let Err(error) = ended {
         tracing::debug!(error = %error, "a connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_what_is_behind_them() {
+        for (files, connections) in [
+            (u64::MAX, 10_000),
+            (20_512, 10_000),
+            (4096, 1792),
+            (1024, 256),
+            (256, 128),
+        ] {
+            assert_eq!(ServerLimits::for_files(files).connections, connections);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Streams of the host, each led to one of two servers of the member.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use http::{Request, Response, StatusCode};
 use hyper::{body::Incoming as Inbound, service::service_fn};
@@ -26,6 +26,8 @@ use crate::{
 
 /// For a connection within the member; the host waits a little longer.
 const CONNECT: Duration = Duration::from_secs(3);
+/// The share of [`CONNECT`] that a name has for itself. A nameserver that says nothing may take longer than all of it.
+const LOOKUP: Duration = Duration::from_secs(1);
 /// How long a spliced pair stays after one direction has ended and the other is silent.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
 /// For the head of the host's next request on a stream that it keeps.
@@ -99,22 +101,44 @@ async fn ks_apiserver(settings: &Settings) -> Result<TcpStream, String> {
     let failed = |why: String| format!("the agent cannot reach ks-apiserver at {address}: {why}");
     let late = |_| failed("no connection in time".to_owned());
     let connected = async {
-        let named: std::io::Result<Vec<SocketAddr>> =
-            tokio::net::lookup_host((address.host.as_str(), address.port))
-                .await
-                .map(Iterator::collect);
-        let stream = match named {
+        let named = async {
+            let name = (address.host.as_str(), address.port);
+            tokio::net::lookup_host(name).await.map(Iterator::collect)
+        };
+        let found = found(named, pod::address(settings.kubernetes.clone())).await;
+        let stream = match found {
             Ok(found) => TcpStream::connect(found.as_slice()).await,
-            Err(unknown) => match pod::address(settings.kubernetes.clone()).await {
-                Some(pod) => TcpStream::connect(pod).await,
-                None => Err(unknown),
-            },
+            Err(unknown) => Err(unknown),
         };
         stream.map_err(|error| failed(error.to_string()))
     };
     let stream = timeout(CONNECT, connected).await.map_err(late)??;
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// What the name stands for. Where it stands for nothing, or no nameserver says so in time, the address of a Pod; a late answer counts while that is
+/// looked for.
+async fn found(
+    named: impl Future<Output = io::Result<Vec<SocketAddr>>>,
+    pod: impl Future<Output = Option<SocketAddr>>,
+) -> io::Result<Vec<SocketAddr>> {
+    let (mut named, mut pod) = (pin!(named), pin!(pod));
+    let unknown = match timeout(LOOKUP, named.as_mut()).await {
+        Ok(Ok(found)) => return Ok(found),
+        Ok(Err(unknown)) => unknown,
+        Err(_) => tokio::select! {
+            found = pod.as_mut() => match found {
+                Some(pod) => return Ok(vec![pod]),
+                None => return named.await,
+            },
+            named = named.as_mut() => match named {
+                Ok(found) => return Ok(found),
+                Err(unknown) => unknown,
+            },
+        },
+    };
+    pod.await.map(|pod| vec![pod]).ok_or(unknown)
 }
 
 /// HTTP on a stream, to the kube-apiserver. Only what may travel does: no credential or identity of whoever asks (see `kah_net::request_header_passes`).
@@ -166,4 +190,47 @@ fn told(status: StatusCode, words: String) -> Response<Body> {
     let mut response = Response::new(kah_net::full(words));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVICE: SocketAddr = SocketAddr::new(
+        std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
+        80,
+    );
+    const POD: SocketAddr = SocketAddr::new(
+        std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)),
+        9090,
+    );
+
+    /// After so many milliseconds.
+    async fn after<T>(milliseconds: u64, said: T) -> T {
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        said
+    }
+
+    fn unknown() -> io::Result<Vec<SocketAddr>> {
+        Err(io::Error::other("unknown"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_nameserver_that_says_nothing_leaves_time_for_the_pod() {
+        const NEVER: u64 = 60_000;
+        let service = || Ok(vec![SERVICE]);
+        for (named, pod, want) in [
+            (after(900, service()), after(0, Some(POD)), Some(SERVICE)),
+            (after(0, unknown()), after(100, Some(POD)), Some(POD)),
+            (after(0, unknown()), after(100, None), None),
+            (after(NEVER, unknown()), after(100, Some(POD)), Some(POD)),
+            // Late, and better than nothing.
+            (after(1500, service()), after(NEVER, None), Some(SERVICE)),
+            (after(1500, service()), after(100, None), Some(SERVICE)),
+            (after(1500, unknown()), after(1000, Some(POD)), Some(POD)),
+        ] {
+            let found = timeout(CONNECT, found(named, pod)).await.unwrap().ok();
+            assert_eq!(found, want.map(|address| vec![address]));
+        }
+    }
 }

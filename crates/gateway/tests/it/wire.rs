@@ -21,15 +21,19 @@ struct Wire {
 
 impl Wire {
     async fn start() -> Self {
+        Self::within(ServerLimits {
+            head_within: Duration::from_millis(300),
+            drain: Duration::from_millis(300),
+            ..ServerLimits::default()
+        })
+        .await
+    }
+
+    async fn within(limits: ServerLimits) -> Self {
         let room = Room::host().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let limits = ServerLimits {
-            head_within: Duration::from_millis(300),
-            drain: Duration::from_millis(300),
-            ..ServerLimits::default()
-        };
         let serving = tokio::spawn(serve(
             listener,
             kah_gateway::Encryption::None,
@@ -166,4 +170,47 @@ async fn the_end_is_graceful_and_bounded() {
         .unwrap()
         .unwrap();
     assert!(TcpStream::connect(wire.address).await.is_err());
+}
+
+/// Whoever connects and then says nothing, or half of something, keeps nobody out.
+#[tokio::test]
+async fn w11_silent_connections_make_room_for_those_who_ask() {
+    const ALLOWED: usize = 8;
+    let wire = Wire::within(ServerLimits {
+        connections: ALLOWED,
+        grace: Duration::from_millis(1),
+        head_within: Duration::from_secs(600),
+        ..ServerLimits::default()
+    })
+    .await;
+    let mut silent = Vec::new();
+    for number in 0..20 * ALLOWED {
+        let mut stream = TcpStream::connect(wire.address).await.unwrap();
+        let said: &[u8] = match number % 3 {
+            0 => b"",
+            1 => b"GET /healthz HTTP/1.1\r\nhost: x\r\nauthor",
+            _ => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        };
+        // It may have had to go already.
+        let _ = stream.write_all(said).await;
+        silent.push(stream);
+        if number % ALLOWED == 0 {
+            let answer = wire
+                .say("GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .await;
+            assert!(answer.ends_with("ok"), "{number}: {answer}");
+        }
+    }
+    // All but as many as may be have been closed.
+    let mut closed = 0;
+    for stream in &mut silent {
+        let mut rest = Vec::new();
+        let read = stream.read_to_end(&mut rest);
+        closed += usize::from(
+            tokio::time::timeout(Duration::from_millis(20), read)
+                .await
+                .is_ok(),
+        );
+    }
+    assert!(closed >= silent.len() - ALLOWED, "{closed}");
 }

@@ -96,6 +96,33 @@ async fn the_end_of_a_session_cuts_its_streams_and_frees_them() {
     assert_eq!((ends.ours.load(), ends.theirs.load()), (0, 0));
 }
 
+/// As many as may be are taken, however late: a hundred members that are asked at the same moment are a hundred streams to another replica.
+#[tokio::test]
+async fn streams_that_come_at_once_wait_to_be_taken() {
+    const MANY: usize = 200;
+    let mut ends = ends(SessionLimits {
+        theirs: MANY,
+        ..SessionLimits::default()
+    });
+    let mut ours = Vec::new();
+    for _ in 0..MANY {
+        let mut stream = soon(ends.ours.open()).await.expect("stream");
+        stream.write_all(b"x").await.expect("write");
+        ours.push(stream);
+    }
+    until("all have arrived", || ends.theirs.load() == MANY).await;
+    for _ in 0..MANY {
+        let mut theirs = soon(ends.incoming.next()).await.expect("stream");
+        theirs.write_all(b"y").await.expect("write");
+        theirs.shutdown().await.expect("end");
+    }
+    for mut stream in ours {
+        let mut said = String::new();
+        soon(stream.read_to_string(&mut said)).await.expect("taken");
+        assert_eq!(said, "y");
+    }
+}
+
 #[tokio::test]
 async fn stop_ends_a_session() {
     let ends = ends(SessionLimits::default());
