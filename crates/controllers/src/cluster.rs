@@ -2,6 +2,7 @@
 //!
 //! Each cluster has a worker of its own, so that none waits for another.
 
+mod asking;
 mod events;
 mod facts;
 mod granted;

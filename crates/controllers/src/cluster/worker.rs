@@ -3,14 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use kah_api::cluster::{Cluster, FINALIZER, IDENTITY, is_uid};
+use kah_api::cluster::{Cluster, FINALIZER, IDENTITY};
 use kah_cluster::{
-    Host, Kubeconfig, Member, clusters, doctor,
+    Host, Kubeconfig, clusters, doctor,
     health::Verdict,
-    holder,
-    join::{self, Cleaned, JoinError},
+    join::{self, Cleaned},
     restore::{self, State},
-    with_causes,
 };
 use kube::{
     Api,
@@ -22,8 +20,9 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    asking::find,
     events::{self, News},
-    facts::{self, Found},
+    facts::Found,
     granted,
     probing::{Held, probe},
     status::{self, ACCEPTED, HOST_ACCESS, Known, Look},
@@ -229,7 +228,7 @@ impl<'a> Keeper<'a> {
             if looking {
                 look(work).await
             } else {
-                find(work, is_host, accepted).await
+                Done::Found(find(work, is_host, accepted).await)
             }
         })
     }
@@ -515,96 +514,4 @@ async fn look(work: &Work) -> Done {
     };
     let evidence = Box::pin(doctor::gather(&work.host, &member, &proof)).await;
     Done::Looked(Look::new(&evidence.route, doctor::examine(&evidence)))
-}
-
-struct Identified {
-    /// Who else has the identity.
-    double: Option<String>,
-    /// Whether it is not the cluster that joined.
-    stranger: bool,
-}
-
-/// Whether what a member tells is an identity that it may have.
-async fn identified(
-    work: &Work,
-    member: Option<&Member>,
-    found: &Found,
-) -> Result<Identified, JoinError> {
-    // Who may not be asked tells nothing new.
-    let (Some(member), Some(uid)) = (member, found.facts.uid.as_deref()) else {
-        return Ok(Identified {
-            double: None,
-            stranger: false,
-        });
-    };
-    let another = !is_uid(uid) || member.identity().is_some_and(|known| known != uid);
-    let double = if another {
-        None
-    } else {
-        holder(&work.host, &work.name, uid).await?
-    };
-    Ok(Identified {
-        stranger: another || double.is_some(),
-        double,
-    })
-}
-
-/// Asks what there is to know, and writes what follows from it.
-async fn find(work: &Work, is_host: bool, accepted: bool) -> Done {
-    let member = work.host.registry.get(&work.name);
-    let client = match &member {
-        _ if is_host => work.host.client.clone(),
-        Some(member) => match member.kubernetes() {
-            Ok(client) => client,
-            Err(_) => return Done::Found(None),
-        },
-        None => return Done::Found(None),
-    };
-    let mut found = match facts::gather(&client, member.as_deref()).await {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::info!(
-                cluster = work.name,
-                "ask the cluster: {}",
-                with_causes(&error)
-            );
-            return Done::Found(None);
-        }
-    };
-    match identified(work, member.as_deref().filter(|_| !is_host), &found).await {
-        Ok(Identified { double, stranger }) => {
-            found.double = double;
-            if stranger {
-                // Its words are about another cluster, and so would ours be.
-                tracing::warn!(
-                    cluster = work.name,
-                    uid = found.facts.uid.as_deref(),
-                    "what answers is not the cluster that joined"
-                );
-                return Done::Found(Some(found));
-            }
-        }
-        Err(error) => {
-            tracing::info!(
-                cluster = work.name,
-                "look who the cluster is: {}",
-                with_causes(&error)
-            );
-            return Done::Found(None);
-        }
-    }
-    // While access is lost its configuration belongs to those who restore it.
-    if accepted && let Err(error) = facts::tell_name(&client, &work.name).await {
-        tracing::warn!(
-            cluster = work.name,
-            "tell the cluster its name: {}",
-            with_causes(&error)
-        );
-    }
-    if let Some(granted) = &found.granted
-        && let Err(error) = granted::tell(&work.host, &work.name, granted).await
-    {
-        tracing::warn!(cluster = work.name, %error, "tell users their clusters");
-    }
-    Done::Found(Some(found))
 }
