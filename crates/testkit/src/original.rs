@@ -3,12 +3,13 @@
 //! Found through `KAH_REFERENCE`, the folder that holds the script `kubesphere`. Where it is absent the tests
 //! that need it say so and stop; nothing of the original is part of this project.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
+
+use crate::{http_client::send, plane::free_ports};
 
 /// What the original's configuration says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ impl Original {
     ) -> Result<Self> {
         let script = reference.join("kubesphere");
         let folder = tempfile::Builder::new().prefix("original-").tempdir()?;
-        let port = free_range(4)?;
+        let [port, ..] = free_ports::<4>()?;
         let role = match role {
             Role::Host => "host",
             Role::Member => "member",
@@ -62,6 +63,7 @@ impl Original {
             access_token_max_age,
             jwt_secret,
         ])?;
+        original.answers()?;
         Ok(original)
     }
 
@@ -70,7 +72,21 @@ impl Original {
     /// # Errors
     /// The script fails.
     pub fn restart(&self) -> Result<()> {
-        self.run(&["restart", &self.path()])
+        self.run(&["restart", &self.path()])?;
+        self.answers()
+    }
+
+    /// The script waits for ks-apiserver, and says nothing if that was in vain.
+    fn answers(&self) -> Result<()> {
+        let address = format!("{}/kapis/version", self.address());
+        let why = match send(http::Method::GET, &address, &[], "") {
+            Ok(answer) if answer.status == 200 => return Ok(()),
+            Ok(answer) => format!("it answers {}", answer.status),
+            Err(error) => format!("{error:#}"),
+        };
+        let log = self.log()?;
+        let end: Vec<&str> = log.lines().rev().take(5).collect();
+        bail!("the original ks-apiserver does not run: {why}; its log ends, backwards: {end:?}")
     }
 
     /// Address of its ks-apiserver.
@@ -129,21 +145,4 @@ impl Drop for Original {
         // Nothing can be done about a failure here but to leave the processes to the end of the machine.
         let _ = self.run(&["down", &self.path()]);
     }
-}
-
-/// The first of `count` neighbouring ports that were all free a moment ago.
-fn free_range(count: u16) -> Result<u16> {
-    for _ in 0..100 {
-        let first = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        if first.checked_add(count).is_none() {
-            continue;
-        }
-        let all: std::io::Result<Vec<TcpListener>> = (first..first + count)
-            .map(|port| TcpListener::bind(("127.0.0.1", port)))
-            .collect();
-        if all.is_ok() {
-            return Ok(first);
-        }
-    }
-    bail!("no {count} neighbouring free ports found in 100 tries")
 }

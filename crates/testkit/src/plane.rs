@@ -317,14 +317,28 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Ports that were free a moment ago: these programs cannot be handed a listener.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let listeners: Vec<TcpListener> = (0..N)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<std::io::Result<_>>()?;
-    let mut ports = [0; N];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
-        *port = listener.local_addr()?.port();
+/// Neighbouring ports that were free a moment ago: these programs cannot be handed a listener. They lie below those that the system gives to whoever
+/// dials, or one of the many connections of a fleet may have a port by the time that its program begins to listen; and below node ports.
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    const LOWEST: u16 = 16_000;
+    const RANGES: u16 = 2_500;
+    const WIDTH: u16 = 4;
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    // Tests that run side by side begin at different places.
+    let begin = (since.subsec_nanos() ^ std::process::id()) % u32::from(RANGES);
+    let begin = u16::try_from(begin)?;
+    for range in (0..RANGES).map(|range| (begin + range) % RANGES) {
+        let first = LOWEST + range * WIDTH;
+        let all: std::io::Result<Vec<TcpListener>> = (first..first + WIDTH)
+            .map(|port| TcpListener::bind(("127.0.0.1", port)))
+            .collect();
+        if all.is_ok() {
+            let mut ports = [0; N];
+            for (port, free) in ports.iter_mut().zip(first..) {
+                *port = free;
+            }
+            return Ok(ports);
+        }
     }
-    Ok(ports)
+    bail!("no {WIDTH} neighbouring free ports from {LOWEST} on")
 }
