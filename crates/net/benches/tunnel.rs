@@ -1,4 +1,5 @@
-//! What a tunnel adds to a request, and what a large answer does to small ones beside it: each directly and over one tunnel, in one run.
+//! What a tunnel adds to a request, and what a large answer, a large request and a slow reader do to small ones beside them: each directly and over one
+//! tunnel, in several rounds of one run.
 //!
 //! Everything is in one process and over the loopback: TCP, a websocket, TLS inside it and streams, as an agent has them. Read the ratios.
 
@@ -49,8 +50,11 @@ const STREAM: usize = 1 << 30;
 const BLOCK: usize = 32 * 1024;
 /// Small requests in one sample, one after the other.
 const REQUESTS: usize = 2000;
+const ROUNDS: usize = 5;
+/// Between two pieces that a slow reader takes.
+const SLOW: Duration = Duration::from_millis(50);
 
-/// The member: one small answer, and a large one at `/log`.
+/// The member: one small answer, a large one at `/log`, and at `/take` it reads what it is given.
 async fn serve() -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listen");
     let address = listener.local_addr().expect("address");
@@ -60,9 +64,11 @@ async fn serve() -> SocketAddr {
             let service = service_fn(|request: Request<Inbound>| async move {
                 Ok::<_, Infallible>(Response::new(match request.uri().path() {
                     "/log" => log(),
-                    _ => http_body_util::Full::new(Bytes::from_static(ANSWER))
-                        .map_err(|never| match never {})
-                        .boxed_unsync(),
+                    "/take" => {
+                        assert_eq!(length(request.into_body()).await, STREAM);
+                        answered()
+                    }
+                    _ => answered(),
                 }))
             });
             let server = http1::Builder::new();
@@ -72,10 +78,29 @@ async fn serve() -> SocketAddr {
     address
 }
 
+fn answered() -> ReplyBody {
+    http_body_util::Full::new(Bytes::from_static(ANSWER))
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
 fn log() -> ReplyBody {
     static LINES: [u8; BLOCK] = [b'l'; BLOCK];
     let blocks = (0..STREAM / BLOCK).map(|_| Ok(Frame::data(Bytes::from_static(&LINES))));
     StreamBody::new(futures::stream::iter(blocks)).boxed_unsync()
+}
+
+/// Reads a body to its end.
+async fn length<B>(mut body: B) -> usize
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Debug,
+{
+    let mut read = 0;
+    while let Some(frame) = body.frame().await {
+        read += frame.expect("frame").data_ref().map_or(0, Bytes::len);
+    }
+    read
 }
 
 /// Dials over a session.
@@ -142,7 +167,10 @@ async fn tunnel(member: SocketAddr) -> Session {
                 tokio::spawn(async move {
                     let stream = accept(upgrade, server).await.expect("TLS");
                     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-                    let limits = SessionLimits::default();
+                    let limits = SessionLimits {
+                        silence: Duration::from_secs(3600),
+                        ..SessionLimits::default()
+                    };
                     let both = session(stream, Side::Accepted, limits, &stop, &tasks);
                     let _ = sessions.send((both, stop)).await;
                 });
@@ -163,7 +191,10 @@ async fn tunnel(member: SocketAddr) -> Session {
     .await
     .expect("connect");
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let limits = SessionLimits::default();
+    let limits = SessionLimits {
+        silence: Duration::from_secs(3600),
+        ..SessionLimits::default()
+    };
     let (agent, incoming) = session(stream, Side::Dialled, limits, &stop, &tasks);
     bridge(incoming, member);
     let ((host, theirs), ends) = taken.recv().await.expect("session");
@@ -171,10 +202,10 @@ async fn tunnel(member: SocketAddr) -> Session {
     host
 }
 
-async fn ask(upstream: &Upstream, target: &str) -> Response<Body> {
-    let request = Request::get(target)
-        .body(kah_net::empty())
-        .expect("request");
+async fn ask(upstream: &Upstream, target: &str, body: Body) -> Response<Body> {
+    let method = if target == "/take" { "POST" } else { "GET" };
+    let request = Request::builder().method(method).uri(target);
+    let request = request.body(body).expect("request");
     let forward = Forward::new(target.parse().expect("target"));
     upstream.send(request, forward).await.expect("answer")
 }
@@ -184,30 +215,68 @@ async fn small(upstream: &Upstream, until: impl Fn() -> bool) -> Vec<Duration> {
     let mut took = Vec::new();
     while took.len() < REQUESTS && !until() {
         let since = Instant::now();
-        let body = ask(upstream, "/small").await.into_body().collect().await;
-        assert_eq!(body.expect("body").to_bytes().len(), ANSWER.len());
+        let answer = ask(upstream, "/small", kah_net::empty()).await;
+        assert_eq!(length(answer.into_body()).await, ANSWER.len());
         took.push(since.elapsed());
     }
     took.sort_unstable();
     took
 }
 
-/// The same while a large answer goes on; also its rate, bytes a second.
-async fn beside(upstream: &Upstream) -> (Vec<Duration>, f64) {
-    let large = upstream.clone();
-    let since = Instant::now();
-    let reading = tokio::spawn(async move {
-        let mut body = ask(&large, "/log").await.into_body();
-        let mut read = 0;
-        while let Some(frame) = body.frame().await {
-            read += frame.expect("frame").data_ref().map_or(0, Bytes::len);
+/// What goes on beside small requests.
+#[derive(Clone, Copy)]
+enum Beside {
+    Nothing,
+    Stream,
+    Upload,
+    SlowReader,
+}
+
+impl Beside {
+    const ALL: [Self; 4] = [Self::Nothing, Self::Stream, Self::Upload, Self::SlowReader];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "alone",
+            Self::Stream => "beside a 1 GB answer",
+            Self::Upload => "beside a 1 GB request",
+            Self::SlowReader => "beside a slow reader",
         }
-        assert_eq!(read, STREAM);
-        since.elapsed()
-    });
-    let took = small(upstream, || reading.is_finished()).await;
-    let whole = reading.await.expect("stream");
-    (took, STREAM as f64 / whole.as_secs_f64())
+    }
+
+    async fn happen(self, upstream: Upstream) {
+        match self {
+            Self::Nothing => std::future::pending().await,
+            Self::Stream => {
+                let body = ask(&upstream, "/log", kah_net::empty()).await.into_body();
+                assert_eq!(length(body).await, STREAM);
+            }
+            Self::Upload => {
+                let body = ask(&upstream, "/take", log().map_err(Into::into).boxed_unsync()).await;
+                assert_eq!(length(body.into_body()).await, ANSWER.len());
+            }
+            Self::SlowReader => {
+                let mut body = ask(&upstream, "/log", kah_net::empty()).await.into_body();
+                while let Some(frame) = body.frame().await {
+                    frame.expect("frame");
+                    tokio::time::sleep(SLOW).await;
+                }
+            }
+        }
+    }
+
+    /// Small requests meanwhile; and the rate of what was measured to its end, bytes a second.
+    async fn measure(self, upstream: &Upstream) -> (Vec<Duration>, Option<f64>) {
+        let since = Instant::now();
+        let going = tokio::spawn(self.happen(upstream.clone()));
+        let took = small(upstream, || going.is_finished()).await;
+        if matches!(self, Self::Nothing | Self::SlowReader) {
+            going.abort();
+            return (took, None);
+        }
+        going.await.expect("what goes on");
+        (took, Some(STREAM as f64 / since.elapsed().as_secs_f64()))
+    }
 }
 
 fn at(sorted: &[Duration], share: f64) -> f64 {
@@ -230,27 +299,54 @@ fn main() {
             ..settings()
         })
         .expect("upstream");
-        let mut medians = Vec::new();
-        println!("way      small requests        number  median us   p99 us  stream MB/s");
-        for (way, upstream) in [("direct", &direct), ("tunnel", &tunnelled)] {
-            // The connection is there, and the code is warm.
-            small(upstream, || false).await;
-            let alone = small(upstream, || false).await;
-            let (loaded, rate) = beside(upstream).await;
-            let row = |what: &str, took: &[Duration]| {
-                let (median, p99) = (at(took, 0.5), at(took, 0.99));
-                println!(
-                    "{way}   {what:<20} {:>7} {median:>10.0} {p99:>8.0}",
-                    took.len()
-                );
-            };
-            row("alone", &alone);
-            row("beside a 1 GB stream", &loaded);
-            println!("{way}   the stream itself {:>42.0}", rate / 1e6);
-            let ratio = at(&loaded, 0.99) / at(&alone, 0.99);
-            println!("{way}   p99 beside / alone {ratio:.2}");
-            medians.push(at(&alone, 0.5));
+        println!("way      small requests          number  median us   p99 us  MB/s");
+        let mut ratios: Vec<(&str, Beside, Vec<f64>)> = Vec::new();
+        let mut added = Vec::new();
+        for round in 1..=ROUNDS {
+            println!("round {round}");
+            let mut medians = Vec::new();
+            for (way, upstream) in [("direct", &direct), ("tunnel", &tunnelled)] {
+                // The connection is there, and the code is warm.
+                small(upstream, || false).await;
+                let mut calm = f64::NAN;
+                for beside in Beside::ALL {
+                    let (took, rate) = beside.measure(upstream).await;
+                    let (median, p99) = (at(&took, 0.5), at(&took, 0.99));
+                    let rate = rate.map_or_else(String::new, |it| format!("{:.0}", it / 1e6));
+                    println!(
+                        "{way}   {:<21} {:>8} {median:>10.0} {p99:>8.0} {rate:>5}",
+                        beside.name(),
+                        took.len()
+                    );
+                    if matches!(beside, Beside::Nothing) {
+                        calm = p99;
+                        medians.push(median);
+                        continue;
+                    }
+                    let ratio = p99 / calm;
+                    let known = ratios
+                        .iter_mut()
+                        .find(|(known, what, _)| *known == way && what.name() == beside.name());
+                    match known {
+                        Some((_, _, all)) => all.push(ratio),
+                        None => ratios.push((way, beside, vec![ratio])),
+                    }
+                }
+            }
+            added.push(medians[1] / medians[0]);
         }
-        println!("median, tunnel / direct {:.2}", medians[1] / medians[0]);
+        println!("over {ROUNDS} rounds                              smallest  median  largest");
+        for (way, beside, mut all) in ratios {
+            let what = format!("{way}, p99 {} / alone", beside.name());
+            spread(&what, &mut all);
+        }
+        spread("median alone, tunnel / direct", &mut added);
     });
+}
+
+#[allow(clippy::print_stdout)]
+fn spread(what: &str, all: &mut [f64]) {
+    all.sort_by(f64::total_cmp);
+    let (smallest, median, largest) = (all[0], all[all.len() / 2], all[all.len() - 1]);
+    println!("{what:<44} {smallest:>7.2} {median:>7.2} {largest:>8.2}");
 }
