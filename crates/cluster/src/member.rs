@@ -23,6 +23,9 @@ const ANNOTATIONS: &str = "hub.kubeaihub.io/";
 /// What the servers at the end of a tunnel are called in `Host` and in messages.
 const KS_APISERVER: &str = "ks-apiserver.kubesphere-system.svc";
 const KUBE_APISERVER: &str = "kubernetes.default.svc";
+/// Unused streams that are kept to either of them. All members whose tunnels another replica holds share one connection with that one, and a new stream
+/// is cheap.
+const KEPT: usize = 2;
 
 /// Whether requests are sent to a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -435,6 +438,7 @@ fn tunnelled(
         };
         let mut settings = settings(address.clone(), TlsSettings::default(), shared);
         settings.dial = Some(shared.tunnels.dialler(uid, target));
+        settings.limits.max_idle = settings.limits.max_idle.min(KEPT);
         Ok((upstream(settings)?, address))
     };
     let route = through(Target::KsApiserver, KS_APISERVER)

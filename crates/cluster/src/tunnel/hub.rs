@@ -26,8 +26,8 @@ use crate::{Registry, Route};
 const CERTIFICATE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a spliced pair stays after one direction has ended and the other is silent.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
-/// Streams that another replica may have open here.
-const PEER_STREAMS: usize = 2048;
+/// Streams that another replica may have open here: more than it takes at most, so that none is reset.
+const PEER_STREAMS: usize = 8192;
 
 /// What became of those who dialled.
 #[derive(Debug, Default)]

@@ -30,8 +30,9 @@ use crate::retry::{Pauses, Retry};
 
 /// For each step of dialling another replica: it is near.
 const STEP: Duration = Duration::from_secs(2);
-/// Streams through another replica.
-const STREAMS: usize = 1024;
+/// Streams through another replica: a thousand members, each with those that it keeps and a few more while it is looked at. Who comes when there are as
+/// many waits, and a probe that waits is late.
+const STREAMS: usize = 4096;
 
 /// A replica as its Lease shows it.
 #[derive(Debug, Clone)]
