@@ -20,6 +20,8 @@ use kah_net::{Body, BoxError, Forward, Kind, ProxyError, Upstream};
 use kube::client;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
+use crate::{CallerCredential, Form, Hop, Member};
+
 /// From the beginning of a request to the head of its answer.
 const ANSWER: Duration = Duration::from_secs(30);
 /// To the end of an answer that is no stream: a kube-apiserver itself gives up a request after 60 s.
@@ -49,8 +51,6 @@ impl Overrun {
     }
 }
 
-use crate::{CallerCredential, Form, ForwardError, Hop, Member};
-
 /// Requests of a `kube::Client` over an upstream that adds the credential.
 #[derive(Clone)]
 struct Service(Upstream);
@@ -67,23 +67,35 @@ impl tower::Service<Request<client::Body>> for Service {
     fn call(&mut self, request: Request<client::Body>) -> Self::Future {
         let upstream = self.0.clone();
         Box::pin(async move {
-            let began = Instant::now();
-            let is_stream = is_stream(request.uri());
-            let target = request
-                .uri()
-                .path_and_query()
-                .cloned()
-                .unwrap_or_else(|| PathAndQuery::from_static("/"));
-            // Around all of it: a peer that takes no more than the head of a request never gets to answering it.
-            let sent = timeout_at(began + ANSWER, upstream.send(request, Forward::new(target)));
-            let response = sent.await.map_err(|_| Overrun::Answer)??;
-            Ok(response.map(|inner| {
-                let ends = (!is_stream).then(|| Box::pin(sleep_until(began + WHOLE)));
-                let read = 0;
-                Bounded { inner, ends, read }.boxed_unsync()
-            }))
+            let (is_stream, target) = (is_stream(request.uri()), target(&request));
+            bounded(is_stream, upstream.send(request, Forward::new(target))).await
         })
     }
+}
+
+/// The target as it is sent.
+fn target<B>(request: &Request<B>) -> PathAndQuery {
+    let target = request.uri().path_and_query().cloned();
+    target.unwrap_or_else(|| PathAndQuery::from_static("/"))
+}
+
+/// Waits for an answer, and gives it no more time and memory than it may take. The limit is around all of the sending: a peer that takes no more than
+/// the head of a request never gets to answering it.
+async fn bounded<E>(
+    is_stream: bool,
+    sending: impl Future<Output = Result<Response<Body>, E>>,
+) -> Result<Response<Body>, BoxError>
+where
+    E: Into<BoxError>,
+{
+    let began = Instant::now();
+    let sent = timeout_at(began + ANSWER, sending).await;
+    let response = sent.map_err(|_| Overrun::Answer)?.map_err(Into::into)?;
+    Ok(response.map(|inner| {
+        let ends = (!is_stream).then(|| Box::pin(sleep_until(began + WHOLE)));
+        let read = 0;
+        Bounded { inner, ends, read }.boxed_unsync()
+    }))
 }
 
 /// Watches and followed logs go on for as long as somebody reads them.
@@ -164,30 +176,26 @@ struct ByCallersWay {
 
 impl tower::Service<Request<client::Body>> for ByCallersWay {
     type Response = Response<Body>;
-    type Error = ForwardError;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, ForwardError>> + Send>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ForwardError>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<client::Body>) -> Self::Future {
         let Self { member, caller } = self.clone();
         Box::pin(async move {
-            let target = request
-                .uri()
-                .path_and_query()
-                .cloned()
-                .unwrap_or_else(|| PathAndQuery::from_static("/"));
+            let is_stream = is_stream(request.uri());
             let hop = Hop {
-                target,
+                target: target(&request),
                 form: Form::Segment,
                 caller,
                 client: None,
                 long_running: false,
                 ends: None,
             };
-            member.send(request, hop).await
+            bounded(is_stream, member.send(request, hop)).await
         })
     }
 }
