@@ -27,7 +27,7 @@ use crate::{
         uids,
     },
     load::{self, Work},
-    token,
+    print, token,
 };
 use flood::{Flood, Kind};
 use host::Host;
@@ -58,11 +58,11 @@ const MANY: usize = 200;
 /// Blocks of 32 KiB that make 10 GB.
 const TEN_GIGABYTES: usize = 10_000_000_000 / (32 * 1024);
 
-/// Runs it and prints the report, in Markdown.
+/// Runs it and prints the report, in Markdown, each line as soon as it is known.
 ///
 /// # Errors
 /// Something does not start, or agents do not come back in minutes.
-pub async fn run(program: &Path, plan: Plan) -> Result<Vec<String>> {
+pub async fn run(program: &Path, plan: Plan) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
         Resource::Nofile,
@@ -97,13 +97,13 @@ pub async fn run(program: &Path, plan: Plan) -> Result<Vec<String>> {
     };
     crowd.back(since).await.context("agents connect at first")?;
 
-    let mut lines = vec![
+    print(&[
         format!(
             "| {} agents, two tunnels each; seconds since the host listens again | first | half | last |",
             plan.agents
         ),
         "|---|---|---|---|".into(),
-    ];
+    ])?;
     let password = ours.password()?;
     let mut kinds = vec![Restart::AtOnce; plan.restarts];
     if !plan.away.is_zero() {
@@ -114,43 +114,43 @@ pub async fn run(program: &Path, plan: Plan) -> Result<Vec<String>> {
         crowd.token = token(&host.address(), &password).await?;
         let back = crowd.back(since).await.with_context(|| kind.name())?;
         let at = |share: f64| load::at(&back, share).as_secs_f64();
-        lines.push(format!(
+        print(&[format!(
             "| {} | {:.1} | {:.1} | {:.1} |",
             kind.name(),
             at(0.0),
             at(0.5),
             at(1.0)
-        ));
+        )])?;
     }
 
     if plan.half_open > 0 {
-        lines.extend(Crowd::flood_table(plan.half_open));
+        print(&Crowd::flood_table(plan.half_open))?;
         for kind in [Kind::Websocket, Kind::Silent] {
             crowd.anew(&mut host, &password).await?;
             let newcomer = async || {
                 Agents::start(client.clone(), &hub, std::slice::from_ref(late), &uids).await
             };
-            lines.push(crowd.flood(&host, plan, kind, &late.name, newcomer).await?);
+            print(&[crowd.flood(&host, plan, kind, &late.name, newcomer).await?])?;
         }
     }
-    lines.extend([
+    if plan.time.is_zero() {
+        return Ok(());
+    }
+    print(&[
         String::new(),
         "| what one member says | way | resident MiB before | most | after | MiB of all sockets | the host's processor meanwhile | p99 of others µs before | meanwhile | ratio |".into(),
         "|---|---|---|---|---|---|---|---|---|---|".into(),
-    ]);
+    ])?;
     let tunnelled = tunnelled.first().context("members")?;
     let direct = members.first().context("members")?;
     for (way, member) in [("tunnel", tunnelled), ("directly", direct)] {
         for what in [Saying::Unread, Saying::Slow, Saying::Drip, Saying::Large] {
             crowd.anew(&mut host, &password).await?;
-            lines.push(
-                crowd
-                    .too_much(&host, (way, &member.name), what, plan.time)
-                    .await?,
-            );
+            let row = crowd.too_much(&host, (way, &member.name), what, plan.time);
+            print(&[row.await?])?;
         }
     }
-    Ok(lines)
+    Ok(())
 }
 
 /// How a host goes and comes.
@@ -229,11 +229,22 @@ impl Crowd {
                 Ok::<_, anyhow::Error>(since.elapsed())
             });
         }
-        let mut back = Vec::new();
+        let (mut back, mut away) = (Vec::new(), Vec::new());
         while let Some(one) = asking.join_next().await {
-            back.push(one??);
+            match one? {
+                Ok(time) => back.push(time),
+                Err(error) => away.push(format!("{error:#}")),
+            }
         }
         back.sort_unstable();
+        let (last, examples) = (back.last(), away.iter().take(5));
+        ensure!(
+            away.is_empty(),
+            "{} came back, the last after {last:?}; {} did not: {:?}",
+            back.len(),
+            away.len(),
+            examples.collect::<Vec<_>>()
+        );
         Ok(back)
     }
 

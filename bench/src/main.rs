@@ -109,7 +109,7 @@ async fn main() -> Result<()> {
                 files,
                 time: time * 3,
             };
-            return print(&crowd::run(&arguments.kah, plan).await?);
+            return crowd::run(&arguments.kah, plan).await;
         }
     }
     let mut report = Report::new();
