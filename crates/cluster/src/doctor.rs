@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use checks::OLDEST;
 pub use checks::examine;
 pub use evidence::{Asked, Evidence, Read, Replicas, Secret, Settings, gather};
+pub(crate) use expiry::AGENT_CERTIFICATE;
 pub use expiry::Expiry;
 pub use kah_api::access::Severity;
 pub use stages::{Outcome, Stage, stages};
@@ -64,6 +65,9 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
     if code == AccessCode::CredentialRejected && evidence.contains(FELT_BY_NOBODY) {
         return rejected_beside(cluster, evidence);
     }
+    if is_of_the_agent(code, evidence) {
+        return agent_expires(cluster, evidence);
+    }
     let repair = repair(cluster, code, evidence);
     Finding {
         cluster: cluster.to_owned(),
@@ -96,10 +100,10 @@ fn repair(cluster: &str, code: AccessCode, evidence: &str) -> Option<String> {
         AccessCode::SignatureInvalid => {
             (!AccessCode::is_about_identity(evidence)).then_some(command)
         }
-        AccessCode::TokenNotInCache
-        | AccessCode::UserMissing
-        | AccessCode::UserDisabled
-        | AccessCode::CredentialExpiring => Some(command),
+        AccessCode::TokenNotInCache | AccessCode::UserMissing | AccessCode::UserDisabled => {
+            Some(command)
+        }
+        AccessCode::CredentialExpiring => (!is_of_the_agent(code, evidence)).then_some(command),
         AccessCode::MemberNotReady => evidence.contains(NO_REPLICAS).then_some(command),
         // What people have to bring: an authority they know, or a credential.
         AccessCode::TLSUntrusted => Some(format!("{command} --accept-ca FINGERPRINT")),
@@ -198,6 +202,32 @@ fn untold(cluster: &str, evidence: &str) -> Finding {
         commands: vec![format!("kah restore-access {cluster}")],
         repairable: true,
         repair: Some(format!("kah restore-access {cluster}")),
+    }
+}
+
+/// Whether it is told of the agent's certificate, which the host can neither see renewed nor renew.
+fn is_of_the_agent(code: AccessCode, evidence: &str) -> bool {
+    code == AccessCode::CredentialExpiring && evidence.starts_with(AGENT_CERTIFICATE)
+}
+
+/// An agent that has not got another certificate in time.
+fn agent_expires(cluster: &str, evidence: &str) -> Finding {
+    Finding {
+        cluster: cluster.to_owned(),
+        code: AccessCode::CredentialExpiring,
+        severity: AccessCode::CredentialExpiring.severity(),
+        evidence: evidence.to_owned(),
+        consequence: "When it has ended, the agent cannot reach the host any more and the member is away until it joins again."
+            .to_owned(),
+        remedy: format!(
+            "On the member, read in the agent's log why it gets no other one; `kah cluster join {cluster} --agent --force` gives it a new one in any case."
+        ),
+        commands: vec![
+            "kubectl -n kubesphere-system logs deploy/kah-agent".to_owned(),
+            format!("kah cluster join {cluster} --agent --force"),
+        ],
+        repairable: false,
+        repair: None,
     }
 }
 

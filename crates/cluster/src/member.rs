@@ -11,7 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Kubeconfig, SettingsError,
-    doctor::Expiry,
+    doctor::{AGENT_CERTIFICATE, Expiry},
     guard::AddressGuard,
     probe::Proven,
     trust,
@@ -82,6 +82,7 @@ pub struct Member {
     pub(crate) undecided: bool,
     pub(crate) signer: Arc<Signer>,
     guard: Option<Arc<AddressGuard>>,
+    tunnels: Tunnels,
 }
 
 impl Member {
@@ -147,10 +148,23 @@ impl Member {
         self.connection.kubeconfig().ok()?.expiry
     }
 
-    /// When the stored credential ends, where it has an end.
+    /// When its agent's certificate ends; `None` while no agent is connected.
+    pub(crate) fn agent_certificate(&self) -> Option<Expiry> {
+        if !self.connection.is_tunnel() {
+            return None;
+        }
+        Some(Expiry {
+            what: AGENT_CERTIFICATE,
+            from: None,
+            ends: self.tunnels.certificate_ends(&self.uid)?,
+        })
+    }
+
+    /// When the stored credential ends, or the certificate of its agent, where there is one that ends.
     #[must_use]
     pub fn certificate_ends(&self) -> Option<jiff::Timestamp> {
-        self.credential().map(|credential| credential.ends)
+        let expiry = self.credential().or_else(|| self.agent_certificate());
+        expiry.map(|expiry| expiry.ends)
     }
 
     /// Whether the other is the same member, reached with the same connection.
@@ -372,6 +386,7 @@ pub(crate) fn member(
         trust: spec.trust,
         signer: shared.signer.clone(),
         guard: shared.guard.clone(),
+        tunnels: shared.tunnels.clone(),
         kubernetes,
         name,
         uid,

@@ -16,6 +16,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use hyper::upgrade::OnUpgrade;
+use jiff::Timestamp;
 use kah_iam::Clock;
 use kah_net::{
     Dial, DialError, Dialling, Duplex, Kind,
@@ -238,9 +239,17 @@ impl Tunnels {
         }
         let peers = self.0.peers.load();
         match peers.as_ref().and_then(|peers| peers.holders(uid).pop()) {
-            Some(holder) => Link::At(holder.name),
+            Some(holder) => Link::At(holder.name.clone()),
             None => Link::Nowhere,
         }
+    }
+
+    /// When the certificate of this Cluster object's agent ends; `None` while it is not connected anywhere.
+    #[must_use]
+    pub fn certificate_ends(&self, uid: &str) -> Option<Timestamp> {
+        let peers = self.0.peers.load();
+        let there = peers.as_ref().and_then(|peers| peers.certificate_ends(uid));
+        self.0.sessions.certificate_ends(uid).max(there)
     }
 
     /// What was counted.

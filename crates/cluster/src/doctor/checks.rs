@@ -268,6 +268,19 @@ pub(super) fn differ(difference: SignedDuration) -> String {
 }
 
 fn expiring(evidence: &Evidence) -> Cause {
+    overdue(evidence).or_else(|| stored_expires(evidence))
+}
+
+/// An agent renews its own certificate, and has tried for a day by then.
+fn overdue(evidence: &Evidence) -> Cause {
+    let yesterday = evidence.now - SignedDuration::from_hours(24);
+    let agent = evidence.agent.filter(|agent| agent.is_soon(yesterday))?;
+    let words = agent.words(evidence.now);
+    let words = format!("{words}; it should have been renewed by now");
+    Some((AccessCode::CredentialExpiring, words))
+}
+
+fn stored_expires(evidence: &Evidence) -> Cause {
     let credential = evidence.credential?;
     let ended = credential.left(evidence.now) <= SignedDuration::ZERO;
     (!ended && credential.is_soon(evidence.now)).then(|| {
@@ -284,7 +297,7 @@ mod tests {
     use kah_api::time::GoDuration;
     use kah_net::Kind;
 
-    use super::super::{Expiry, Outcome, Replicas, report};
+    use super::super::{AGENT_CERTIFICATE, Expiry, Outcome, Replicas, report};
     use super::*;
 
     fn healthy() -> Evidence {
@@ -306,6 +319,7 @@ mod tests {
             log: None,
             server: Some("v3.4.1".into()),
             credential: None,
+            agent: None,
             now: Timestamp::from_second(1_800_000_000).unwrap(),
         }
     }
@@ -421,6 +435,38 @@ mod tests {
             ..healthy()
         };
         assert_eq!(codes(&missing), [C::CredentialRejected]);
+    }
+
+    #[test]
+    fn an_agent_that_does_not_renew_its_certificate_is_told() {
+        let day = SignedDuration::from_hours(24);
+        for (days, told) in [(2, true), (28, true), (29, false), (90, false)] {
+            let mut evidence = healthy();
+            evidence.agent = Some(Expiry {
+                what: AGENT_CERTIFICATE,
+                from: None,
+                ends: evidence.now + day * days,
+            });
+            let findings = examine(&evidence);
+            let codes: Vec<AccessCode> = findings.iter().map(|it| it.code).collect();
+            let wanted: &[AccessCode] = if told {
+                &[AccessCode::CredentialExpiring]
+            } else {
+                &[]
+            };
+            assert_eq!(codes, wanted, "{days}");
+            // There is nothing that the host could do about it.
+            assert!(
+                findings
+                    .iter()
+                    .all(|it| !it.repairable && it.repair.is_none())
+            );
+            assert!(
+                findings
+                    .iter()
+                    .all(|it| it.commands[0].contains("kah-agent"))
+            );
+        }
     }
 
     #[test]

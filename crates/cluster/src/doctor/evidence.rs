@@ -123,6 +123,8 @@ pub struct Evidence {
     pub server: Option<String>,
     /// When the stored credential ends.
     pub credential: Option<Expiry>,
+    /// When the certificate of its agent ends, where one is connected.
+    pub agent: Option<Expiry>,
     /// When this was found out.
     pub now: Timestamp,
 }
@@ -208,6 +210,7 @@ pub async fn gather(host: &Host, member: &Arc<Member>, proof: &CallerCredential)
         log,
         server,
         credential: member.credential(),
+        agent: member.agent_certificate(),
         now: host.clock.now(),
     }
 }

@@ -1,4 +1,4 @@
-//! When the credential that the host stores for a member ends.
+//! When the credential that the host stores for a member ends, or the certificate of the member's agent.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
@@ -6,6 +6,9 @@ use serde::Deserialize;
 
 /// A credential that ends sooner is reported.
 const SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// What an agent shows who it is with.
+pub(crate) const AGENT_CERTIFICATE: &str = "the agent's certificate";
 
 /// The life of a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

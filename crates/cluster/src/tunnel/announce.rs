@@ -1,7 +1,8 @@
 //! The Lease by which a replica says which members' tunnels it holds.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kah_api::seed::NAMESPACE;
 use kube::{
@@ -19,7 +20,7 @@ use crate::retry::{Pauses, Retry};
 pub(super) const LABEL: &str = "hub.kubeaihub.io/tunnels";
 /// The annotation with the replica's address.
 pub(super) const ADDRESS: &str = "hub.kubeaihub.io/address";
-/// The annotation with the UIDs of the Cluster objects, with commas between.
+/// The annotation with the UIDs of the Cluster objects and when their agents' certificates end, `UID=SECONDS` since 1970, with commas between.
 pub(super) const SESSIONS: &str = "hub.kubeaihub.io/sessions";
 /// A Lease that was not written for so long says nothing any more.
 pub(super) const DURATION: Duration = Duration::from_secs(15);
@@ -56,15 +57,15 @@ pub(super) async fn keep(
     let writing = async {
         loop {
             changes.mark_unchanged();
-            let mut uids = sessions.uids();
-            if uids.len() > MOST {
+            let mut members = sessions.members();
+            if members.len() > MOST {
                 tracing::warn!(
-                    members = uids.len(),
+                    members = members.len(),
                     "only {MOST} members fit into the Lease of the tunnels"
                 );
-                uids.truncate(MOST);
+                members.truncate(MOST);
             }
-            let lease = lease(replica, &uids, keys);
+            let lease = lease(replica, &members, keys);
             match timeout(REQUEST, write(&leases, replica, &lease)).await {
                 Ok(Ok(())) => {
                     pauses.succeeded();
@@ -91,14 +92,30 @@ pub(super) async fn keep(
     let _ = timeout(REQUEST, delete).await;
 }
 
-fn lease(replica: &Replica, uids: &[String], keys: &HubKeys) -> Value {
+/// A member in [`SESSIONS`].
+fn entry((uid, ends): &(String, Timestamp)) -> String {
+    format!("{uid}={}", ends.as_second())
+}
+
+/// What [`SESSIONS`] says.
+pub(super) fn members(told: &str) -> HashMap<String, Timestamp> {
+    let members = told.split(',').take(MOST).filter_map(|entry| {
+        let (uid, ends) = entry.split_once('=')?;
+        let ends = Timestamp::from_second(ends.parse().ok()?).ok()?;
+        Some((uid.to_owned(), ends))
+    });
+    members.collect()
+}
+
+fn lease(replica: &Replica, members: &[(String, Timestamp)], keys: &HubKeys) -> Value {
+    let members: Vec<String> = members.iter().map(entry).collect();
     json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
         "metadata": {
             "name": name(&replica.name),
             "labels": { LABEL: "true" },
-            "annotations": { ADDRESS: replica.address, SESSIONS: uids.join(",") },
+            "annotations": { ADDRESS: replica.address, SESSIONS: members.join(",") },
         },
         "spec": {
             "holderIdentity": replica.name,

@@ -176,7 +176,7 @@ pub(super) async fn greet(
     let inner = &tunnels.0;
     let (held, incoming) = session(transport, Side::Accepted, limits, &inner.stop, &inner.tasks);
     if let Identity::Agent { uid, .. } = &identity
-        && (!inner.sessions.add(uid, &held) || admit_agent(registry, &identity).is_err())
+        && (!inner.sessions.add(uid, &held, ends) || admit_agent(registry, &identity).is_err())
     {
         // Another was faster, or the Cluster has gone meanwhile.
         held.close();

@@ -1,13 +1,14 @@
 //! The other replicas of the host, and the tunnels that they hold.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use futures::{StreamExt, pin_mut};
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kah_api::seed::NAMESPACE;
 use kah_net::{
@@ -39,7 +40,8 @@ const STREAMS: usize = 4096;
 pub(super) struct Holder {
     pub(super) name: String,
     address: Address,
-    uids: HashSet<String>,
+    /// When the certificate of each one's agent ends.
+    members: HashMap<String, Timestamp>,
     /// When its Lease was seen to change last, by our own clock: clocks of two machines are not compared.
     seen: Instant,
 }
@@ -48,7 +50,7 @@ pub(super) struct Peers {
     keys: HubKeys,
     me: String,
     limits: TunnelLimits,
-    holders: ArcSwap<HashMap<String, Holder>>,
+    holders: ArcSwap<HashMap<String, Arc<Holder>>>,
     links: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Link>>>>,
 }
 
@@ -84,7 +86,7 @@ impl Peers {
         let events = watcher(leases, watcher::Config::default().labels(announce::LABEL))
             .backoff(Pauses::of(Retry::TRANSIENT));
         pin_mut!(events);
-        let mut listed: HashMap<String, Holder> = HashMap::new();
+        let mut listed: HashMap<String, Arc<Holder>> = HashMap::new();
         while let Some(event) = events.next().await {
             match event {
                 Ok(watcher::Event::Init) => listed.clear(),
@@ -111,42 +113,35 @@ impl Peers {
         }
     }
 
-    fn replace(&self, holders: HashMap<String, Holder>) {
+    fn replace(&self, holders: HashMap<String, Arc<Holder>>) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.retain(|name, _| holders.contains_key(name));
         self.holders.store(Arc::new(holders));
     }
 
-    fn holder(&self, lease: &Lease) -> Option<Holder> {
+    fn holder(&self, lease: &Lease) -> Option<Arc<Holder>> {
         let name = lease.spec.as_ref()?.holder_identity.clone()?;
         if name == self.me {
             return None;
         }
         let annotations = lease.metadata.annotations.as_ref()?;
         let address = Address::parse(annotations.get(announce::ADDRESS)?).ok()?;
-        let uids = annotations
-            .get(announce::SESSIONS)
-            .map_or("", String::as_str);
-        Some(Holder {
+        let told = annotations.get(announce::SESSIONS);
+        Some(Arc::new(Holder {
             name,
             address,
-            uids: uids
-                .split(',')
-                .filter(|uid| !uid.is_empty())
-                .take(announce::MOST)
-                .map(str::to_owned)
-                .collect(),
+            members: announce::members(told.map_or("", String::as_str)),
             seen: Instant::now(),
-        })
+        }))
     }
 
     /// The replicas that hold tunnels of this member, as far as they live.
-    pub(super) fn holders(&self, uid: &str) -> Vec<Holder> {
+    pub(super) fn holders(&self, uid: &str) -> Vec<Arc<Holder>> {
         let holders = self.holders.load();
-        let mut found: Vec<Holder> = holders
+        let mut found: Vec<Arc<Holder>> = holders
             .values()
             .filter(|holder| {
-                holder.uids.contains(uid) && holder.seen.elapsed() < announce::DURATION
+                holder.members.contains_key(uid) && holder.seen.elapsed() < announce::DURATION
             })
             .cloned()
             .collect();
@@ -154,6 +149,13 @@ impl Peers {
         let start = rand::random_range(0..found.len().max(1));
         found.rotate_left(start);
         found
+    }
+
+    /// When the certificate of this member's agent ends, as those say that hold its tunnels.
+    pub(super) fn certificate_ends(&self, uid: &str) -> Option<Timestamp> {
+        let holders = self.holders(uid);
+        let ends = holders.iter().filter_map(|holder| holder.members.get(uid));
+        ends.max().copied()
     }
 
     /// A stream to this member through a replica that holds a tunnel of it; `otherwise` where none does.

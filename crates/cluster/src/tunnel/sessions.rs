@@ -5,13 +5,21 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use jiff::Timestamp;
 use kah_net::tunnel::Session;
 use tokio::sync::watch;
+
+/// A tunnel, and when the certificate ends that its agent showed.
+#[derive(Debug)]
+struct Held {
+    session: Session,
+    ends: Timestamp,
+}
 
 /// By UID of the Cluster object: another object of the same name is another member.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    held: Mutex<HashMap<String, Vec<Session>>>,
+    held: Mutex<HashMap<String, Vec<Held>>>,
     per_member: usize,
     /// Counts the changes of which members are held.
     changed: watch::Sender<u64>,
@@ -26,22 +34,26 @@ impl Sessions {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<String, Vec<Session>>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<String, Vec<Held>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one more; `false` where a member has as many as it may.
-    pub(crate) fn add(&self, uid: &str, session: &Session) -> bool {
+    /// Takes one more, whose agent showed a certificate that ends then; `false` where a member has as many as it may.
+    pub(crate) fn add(&self, uid: &str, session: &Session, ends: Timestamp) -> bool {
         let mut held = self.held();
         let sessions = held.entry(uid.to_owned()).or_default();
-        sessions.retain(|session| !session.is_closed());
+        sessions.retain(|held| !held.session.is_closed());
         if sessions.len() >= self.per_member {
             return false;
         }
-        sessions.push(session.clone());
-        let first = sessions.len() == 1;
+        let before = last(sessions);
+        sessions.push(Held {
+            session: session.clone(),
+            ends,
+        });
+        let news = before.is_none_or(|before| before < ends);
         drop(held);
-        if first {
+        if news {
             self.changed.send_modify(|count| *count += 1);
         }
         true
@@ -53,7 +65,7 @@ impl Sessions {
         let Some(sessions) = held.get_mut(uid) else {
             return;
         };
-        sessions.retain(|other| !other.is(session));
+        sessions.retain(|held| !held.session.is(session));
         if sessions.is_empty() {
             held.remove(uid);
             drop(held);
@@ -67,8 +79,10 @@ impl Sessions {
             .held()
             .get(uid)
             .map(|sessions| {
-                let live = sessions.iter().filter(|session| !session.is_closed());
-                live.cloned().collect()
+                let all = sessions.iter().map(|held| &held.session);
+                all.filter(|session| !session.is_closed())
+                    .cloned()
+                    .collect()
             })
             .unwrap_or_default();
         sessions.sort_by_key(Session::load);
@@ -82,11 +96,20 @@ impl Sessions {
         }
     }
 
-    /// The members that are held, in order.
-    pub(crate) fn uids(&self) -> Vec<String> {
-        let mut uids: Vec<String> = self.held().keys().cloned().collect();
-        uids.sort();
-        uids
+    /// The members that are held, in order, and when the certificates of their agents end.
+    pub(crate) fn members(&self) -> Vec<(String, Timestamp)> {
+        let held = self.held();
+        let members = held.iter();
+        let mut members: Vec<_> = members
+            .filter_map(|(uid, sessions)| Some((uid.clone(), last(sessions)?)))
+            .collect();
+        members.sort();
+        members
+    }
+
+    /// When the certificate of this member's agent ends.
+    pub(crate) fn certificate_ends(&self, uid: &str) -> Option<Timestamp> {
+        last(self.held().get(uid)?)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -96,4 +119,9 @@ impl Sessions {
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
+}
+
+/// An agent replaces its tunnels after it has got a new certificate: the newest counts.
+fn last(sessions: &[Held]) -> Option<Timestamp> {
+    sessions.iter().map(|held| held.ends).max()
 }

@@ -221,9 +221,12 @@ fn hub(hub: &mut HubStatus, known: &Known, now: Timestamp) {
     if let Some(latency) = known.latency {
         hub.latency = rounded(&hub.latency, latency);
     }
-    hub.certificate_days = known
-        .certificate_ends
-        .map(|ends| ends.duration_since(now).as_secs().div_euclid(86_400));
+    // Before anything was heard of it this process does not know what its agent shows: what is told stays.
+    if known.certificate_ends.is_some() || known.verdict.is_some() {
+        hub.certificate_days = known
+            .certificate_ends
+            .map(|ends| ends.duration_since(now).as_secs().div_euclid(86_400));
+    }
 }
 
 fn condition(kind: &str, status: &str, reason: &str, message: &str) -> ClusterCondition {

@@ -72,6 +72,13 @@ async fn a_tunnel_with_one_replica_serves_all_of_them() {
         let member = other.registry.get("m").unwrap();
         let answered = member.forward(get(), hop("/x")).await.unwrap();
         assert_eq!(answered.status(), 200);
+        let left = member.certificate_ends().unwrap() - jiff::Timestamp::now();
+        assert_eq!(
+            left.total(jiff::Unit::Hour).unwrap().round() as i64,
+            90 * 24
+        );
+        let unconnected = other.registry.get("n").unwrap();
+        assert_eq!(unconnected.certificate_ends(), None);
         member
             .kubernetes()
             .unwrap()
