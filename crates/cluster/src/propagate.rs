@@ -9,7 +9,7 @@
 //!   names the UID and the version that it saw.
 //! * An object of the same name without a mark is taken over, and remembered as the member's own ([`TAKEN_OVER_ANNOTATION`]); one with the mark of
 //!   another host is left alone.
-//! * A password that is not hashed is copied nowhere.
+//! * A password that is not hashed is copied nowhere, and the hash of one only to members that share the host's secret ([`takes_passwords`]).
 
 mod compare;
 mod copy;
@@ -22,7 +22,8 @@ mod write;
 use std::{future::Future, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client};
+use kah_api::cluster::Trust;
+use kube::{Api, Client, api::DynamicObject};
 
 use crate::SettingsError;
 
@@ -162,6 +163,18 @@ fn without_values(error: kube::Error) -> kube::Error {
         }
         other => other,
     }
+}
+
+/// Whether the member behind this Cluster gets the hashes of users' passwords: who can read them can guess passwords at leisure, and those are good at the
+/// host. A member that shares the host's secret could sign for anybody anyway, and KubeSphere's may let users log in by themselves; a federated one never
+/// asks for a password.
+#[must_use]
+pub fn takes_passwords(cluster: &DynamicObject) -> bool {
+    let trust = cluster.data.pointer("/spec/trust").cloned();
+    let trust = trust.map(serde_json::from_value::<Trust>).transpose();
+    trust.is_ok_and(|trust| {
+        trust.unwrap_or_default() == Trust::SharedSecret && !crate::trust::is_marked(cluster)
+    })
 }
 
 /// The host that keeps copies.

@@ -22,6 +22,8 @@ pub struct Place<'a> {
     pub name: &'a str,
     /// The Cluster's labels.
     pub labels: &'a BTreeMap<String, String>,
+    /// Whether hashes of passwords go there: [`takes_passwords`](super::takes_passwords).
+    pub passwords: bool,
 }
 
 /// What a member should hold of one source.
@@ -55,6 +57,9 @@ pub fn wanted(kind: &Kind, source: &DynamicObject, owner: &Owner, place: Place<'
             return Wanted::AsItIs("its password is not hashed".to_owned());
         }
         without_reserved_groups(&mut content);
+        if !place.passwords {
+            without_password(&mut content);
+        }
     }
     let name = source.metadata.name.as_deref().unwrap_or_default();
     if ["User", "Group"].contains(&kind.name) && name.starts_with(RESERVED) {
@@ -139,6 +144,16 @@ fn without_reserved_groups(content: &mut Content) {
                 .as_str()
                 .is_none_or(|group| !group.starts_with(RESERVED))
         });
+    }
+}
+
+fn without_password(content: &mut Content) {
+    let spec = content
+        .fields
+        .get_mut("spec")
+        .and_then(Value::as_object_mut);
+    if let Some(spec) = spec {
+        spec.remove("password");
     }
 }
 

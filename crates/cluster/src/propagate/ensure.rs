@@ -62,6 +62,7 @@ async fn bring_user(
         place: Place {
             name: member.name(),
             labels: &Default::default(),
+            passwords: member.takes_passwords(),
         },
         write,
     };

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use kah_api::cluster::HOST_LABEL;
 use kah_cluster::{
     Host,
-    propagate::Owner,
+    propagate::{Owner, takes_passwords},
     retry::{Pauses, Retry},
 };
 use kube::{
@@ -30,7 +30,12 @@ use super::{
 };
 use crate::{Departures, Metrics};
 
-pub(super) type Labels = BTreeMap<String, String>;
+/// What of a Cluster decides over the copies in it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) passwords: bool,
+}
 
 /// The workers, one a member.
 pub(super) struct Fleet {
@@ -49,7 +54,7 @@ pub(super) struct Running {
     uid: Option<String>,
     /// What decides over the way to the member: if it changes, trying again at once makes sense.
     way: Value,
-    labels: Arc<ArcSwap<Labels>>,
+    seen: Arc<ArcSwap<Seen>>,
     queue: Arc<Queue>,
     stop: CancellationToken,
 }
@@ -127,11 +132,15 @@ impl Fleet {
             return;
         }
         let way = way(cluster);
+        let seen = Seen {
+            labels,
+            passwords: takes_passwords(cluster),
+        };
         if let Some(known) = self.workers().get_mut(&name)
             && known.uid == cluster.metadata.uid
         {
-            if **known.labels.load() != labels {
-                known.labels.store(Arc::new(labels));
+            if **known.seen.load() != seen {
+                known.seen.store(Arc::new(seen));
                 known.queue.push_all();
             }
             if known.way != way {
@@ -144,7 +153,7 @@ impl Fleet {
         let running = Running {
             uid: cluster.metadata.uid.clone(),
             way,
-            labels: Arc::new(ArcSwap::from_pointee(labels)),
+            seen: Arc::new(ArcSwap::from_pointee(seen)),
             queue: Arc::default(),
             stop: self.stop.child_token(),
         };
@@ -159,7 +168,7 @@ impl Fleet {
             sources: self.sources.clone(),
             name: name.clone(),
             uid: running.uid.clone().unwrap_or_default(),
-            labels: running.labels.clone(),
+            seen: running.seen.clone(),
             queue: running.queue.clone(),
             memory: Memory::default(),
             told: Told::new(&self.metrics, &name),

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::{
     Pace,
-    fleet::Labels,
+    fleet::Seen,
     overdue::Cause,
     queue::{Key, Queue},
     sources::Sources,
@@ -44,7 +44,7 @@ pub(super) struct Worker {
     pub(super) name: String,
     /// Of the Cluster.
     pub(super) uid: String,
-    pub(super) labels: Arc<ArcSwap<Labels>>,
+    pub(super) seen: Arc<ArcSwap<Seen>>,
     pub(super) queue: Arc<Queue>,
     pub(super) memory: Memory,
     pub(super) told: Told,
@@ -384,10 +384,11 @@ impl Worker {
     }
 
     fn wanted(&self, kind: &Kind, source: Option<&DynamicObject>) -> Wanted {
-        let labels = self.labels.load();
+        let seen = self.seen.load();
         let place = Place {
             name: &self.name,
-            labels: &labels,
+            labels: &seen.labels,
+            passwords: seen.passwords,
         };
         source.map_or(Wanted::Nothing, |source| {
             wanted(kind, source, &self.owner, place)

@@ -395,6 +395,51 @@ async fn a_password_in_clear_text_stays_on_the_host(stage: &Stage) {
     }
 }
 
+/// Who can read a hash can guess the password, and that is good at the host.
+async fn only_members_that_share_the_secret_get_hashes_of_passwords(stage: &Stage) {
+    let clusters = stage.clusters();
+    let trust = async |trust: &str, wanted: Value| {
+        let wanted = json!({"annotations": {"hub.kubeaihub.io/trust-wanted": wanted}});
+        put(
+            &clusters,
+            "m",
+            json!({"metadata": wanted, "spec": {"trust": trust}}),
+        )
+        .await;
+    };
+    let password = |live: &Value| live["spec"].get("password").cloned();
+    trust("federated", Value::Null).await;
+    stage.put("User", "guarded", user(HASH)).await;
+    let live = stage.until_there("m", "User", "guarded").await;
+    assert_eq!(live["spec"], json!({"email": "ann@example.com"}));
+    // Not decided yet.
+    trust("shared-secret", json!("federated")).await;
+    stage
+        .put("User", "guarded", json!({"spec": {"lang": "de"}}))
+        .await;
+    let live = stage
+        .until("m", "User", "guarded", "is changed", |live| {
+            live["spec"]["lang"] == "de"
+        })
+        .await;
+    assert_eq!(password(&live), None);
+    trust("shared-secret", Value::Null).await;
+    stage
+        .until("m", "User", "guarded", "has the hash", |live| {
+            live["spec"]["password"] == HASH
+        })
+        .await;
+    trust("federated", Value::Null).await;
+    stage
+        .until("m", "User", "guarded", "has no hash", |live| {
+            password(live).is_none()
+        })
+        .await;
+    stage.delete("User", "guarded").await;
+    stage.until_gone("m", "User", "guarded").await;
+    trust("shared-secret", Value::Null).await;
+}
+
 async fn workspaces_go_where_they_are_placed(stage: &Stage) {
     let label = async |name: &str, zone: Value| {
         let patch = json!({"metadata": {"labels": {"zone": zone}}});
@@ -842,6 +887,7 @@ on_localkube!(
     a_member_that_was_away_catches_up,
     a_restart_writes_only_what_differs,
     a_password_in_clear_text_stays_on_the_host,
+    only_members_that_share_the_secret_get_hashes_of_passwords,
     workspaces_go_where_they_are_placed,
     who_leaves_keeps_its_workspaces_and_loses_our_users,
     what_a_member_refuses_or_stores_otherwise_holds_up_nothing,
@@ -948,6 +994,7 @@ async fn all_of_it_on_real_control_planes() {
     the_members_own_of_the_same_name_is_taken_over(&stage).await;
     a_member_that_was_away_catches_up(&stage).await;
     a_password_in_clear_text_stays_on_the_host(&stage).await;
+    only_members_that_share_the_secret_get_hashes_of_passwords(&stage).await;
     workspaces_go_where_they_are_placed(&stage).await;
     a_restart_writes_only_what_differs(&mut stage).await;
     what_a_member_refuses_or_stores_otherwise_holds_up_nothing(&stage).await;

@@ -25,6 +25,7 @@ fn wants_at(kind: &Kind, source: Value, name: &str, labels: &[(&str, &str)]) -> 
     let place = Place {
         name,
         labels: &labels,
+        passwords: true,
     };
     wanted(kind, &object(source), &owner(), place)
 }
