@@ -72,7 +72,7 @@ pub async fn run(program: &Path, plan: Plan) -> Result<()> {
         },
     )
     .context("raise the limit on open files")?;
-    let ours = Ours::start(program, "0")?;
+    let ours = Ours::start(program, &["--members", "0"])?;
     let kubeconfig = ours.kubeconfig(0);
     let kubectl = Kubectl::new(kubeconfig.as_ref())?;
     let mut host = Host::instead(program, kubeconfig.as_ref(), &kubectl, plan.files).await?;
@@ -464,7 +464,7 @@ impl Work {
     }
 
     /// Asks until the answer is 200.
-    async fn answers(&self, deadline: Instant) -> Result<()> {
+    pub async fn answers(&self, deadline: Instant) -> Result<()> {
         loop {
             let asked = tokio::time::timeout(Duration::from_secs(5), self.send()).await;
             let said = match asked {

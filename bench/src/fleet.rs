@@ -75,7 +75,7 @@ impl Host {
 /// # Errors
 /// Something does not start, or does not become ready in minutes.
 pub async fn run(program: &Path, plan: Plan) -> Result<Vec<String>> {
-    let ours = Ours::start(program, "0")?;
+    let ours = Ours::start(program, &["--members", "0"])?;
     let host = Host {
         apiserver: child(ours.pid(), "apiserver")?,
         controller_manager: child(ours.pid(), "controller-manager")?,

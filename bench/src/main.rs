@@ -9,7 +9,7 @@ mod load;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -71,9 +71,19 @@ enum What {
 struct Pair {
     name: &'static str,
     host: String,
-    member: String,
+    /// The Cluster's name.
+    cluster: &'static str,
+    /// The member's own address, where it takes the token as it is.
+    member: Option<String>,
     token: String,
 }
+
+/// What our host is called, with members of both kinds of trust.
+const OURS: &str = "Kube AI Hub";
+const OURS_FEDERATED: &str = "Kube AI Hub, federated";
+const THROUGH: &str = "member through the host";
+/// For a member to answer at first.
+const READY: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -113,12 +123,16 @@ async fn main() -> Result<()> {
         }
     }
     let mut report = Report::new();
-    let ours = Ours::start(&arguments.kah, "1")?;
-    report.pair(&ours.pair().await?, time).await?;
-    drop(ours);
+    for (name, trust) in [(OURS, "shared-secret"), (OURS_FEDERATED, "federated")] {
+        let ours = Ours::start(&arguments.kah, &["--members", "1", "--trust", trust])?;
+        report.pair(&ours.pair(name).await?, time).await?;
+    }
     if let Some(reference) = original::reference() {
-        let host = Original::start(&reference, Role::Host, "2h", SECRET)?;
-        let member = Original::start(&reference, Role::Member, "0", SECRET)?;
+        // It waits with a runtime of its own.
+        let start = |role, age| {
+            tokio::task::block_in_place(|| Original::start(&reference, role, age, SECRET))
+        };
+        let (host, member) = (start(Role::Host, "2h")?, start(Role::Member, "0")?);
         report
             .pair(&original_pair(&host, &member).await?, time)
             .await?;
@@ -145,21 +159,14 @@ struct Ours {
 }
 
 impl Ours {
-    fn start(program: &std::path::Path, members: &str) -> Result<Self> {
+    /// With these arguments of `kah up`.
+    fn start(program: &std::path::Path, arguments: &[&str]) -> Result<Self> {
         use std::io::BufRead;
         let data = tempfile::tempdir()?;
         let mut child = Command::new(program)
-            .args([
-                "up",
-                "--members",
-                members,
-                "--port",
-                "0",
-                "-o",
-                "json",
-                "--data-dir",
-            ])
+            .args(["up", "--port", "0", "-o", "json", "--data-dir"])
             .arg(data.path())
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -201,11 +208,11 @@ impl Ours {
         file.unwrap_or_default().to_owned()
     }
 
-    /// Adds a second Cluster object for the member, which names its Pod's address as the endpoint.
-    async fn pair(&self) -> Result<Pair> {
-        let host = Kubectl::new(self.kubeconfig(0).as_ref())?;
-        let member_kubeconfig = self.kubeconfig(1);
-        let member = Kubectl::new(member_kubeconfig.as_ref())?;
+    /// Has the host reach its member at its Pod's address.
+    async fn pair(&self, name: &'static str) -> Result<Pair> {
+        const CLUSTER: &str = "member-1";
+        let kubectl = Kubectl::new(self.kubeconfig(0).as_ref())?;
+        let member = Kubectl::new(self.kubeconfig(1).as_ref())?;
         let pod = member.run(&[
             "-n",
             "kubesphere-system",
@@ -215,18 +222,19 @@ impl Ours {
             "jsonpath={.items[0].status.podIP}",
         ]);
         let endpoint = format!("{}:9090", pod.stdout.trim());
-        join(
-            &host,
-            &std::fs::read_to_string(member_kubeconfig)?,
-            &endpoint,
-        )?;
+        let direct = serde_json::json!({"spec": {"connection": {
+            "kubesphereAPIEndpoint": format!("http://{endpoint}"),
+        }}});
+        let patch = direct.to_string();
+        let ran = kubectl.run(&["patch", "cluster", CLUSTER, "--type=merge", "-p", &patch]);
+        anyhow::ensure!(ran.code == 0, "the member's endpoint: {}", ran.stderr);
         let host = self.address();
-        let token = token(&host, &self.password()?).await?;
         Ok(Pair {
-            name: "Kube AI Hub",
+            name,
+            cluster: CLUSTER,
+            member: (name == OURS).then_some(endpoint),
+            token: token(&host, &self.password()?).await?,
             host,
-            member: endpoint,
-            token,
         })
     }
 }
@@ -255,8 +263,9 @@ async fn original_pair(host: &Original, member: &Original) -> Result<Pair> {
     let token = token(&host, "P@88w0rd").await?;
     Ok(Pair {
         name: "original",
+        cluster: "measured",
         host,
-        member: endpoint,
+        member: Some(endpoint),
         token,
     })
 }
@@ -334,35 +343,32 @@ impl Report {
     }
 
     async fn pair(&mut self, pair: &Pair, time: Duration) -> Result<()> {
-        let works = [
-            (
-                "version, not authenticated work",
-                &pair.host,
-                "/kapis/version".to_owned(),
-            ),
-            (
-                "proxied GET of a namespace",
-                &pair.host,
-                "/api/v1/namespaces/kubesphere-system".to_owned(),
-            ),
-            (
-                "member directly",
-                &pair.member,
-                "/api/v1/namespaces/kubesphere-system".to_owned(),
-            ),
-            (
-                "member through the host",
-                &pair.host,
-                "/api/clusters/measured/v1/namespaces/kubesphere-system".to_owned(),
-            ),
-        ];
+        let work = |address: &String, path: &str| Work {
+            address: address.clone(),
+            path: path.to_owned(),
+            token: pair.token.clone(),
+        };
+        let path = "/api/v1/namespaces/kubesphere-system";
+        let cluster = pair.cluster;
+        let through = format!("/api/clusters/{cluster}/v1/namespaces/kubesphere-system");
+        let through = work(&pair.host, &through);
+        through.answers(Instant::now() + READY).await?;
+        let mut works = vec![(THROUGH, through)];
+        if let Some(member) = &pair.member {
+            works.splice(
+                0..0,
+                [
+                    (
+                        "version, not authenticated work",
+                        work(&pair.host, "/kapis/version"),
+                    ),
+                    ("proxied GET of a namespace", work(&pair.host, path)),
+                    ("member directly", work(member, path)),
+                ],
+            );
+        }
         for connections in [1, 16, 64] {
-            for (name, address, path) in &works {
-                let work = Work {
-                    address: (*address).clone(),
-                    path: path.clone(),
-                    token: pair.token.clone(),
-                };
+            for (name, work) in &works {
                 work.run(connections, Duration::from_millis(300))
                     .await
                     .with_context(|| format!("{}: {name}", pair.name))?;
@@ -399,12 +405,12 @@ impl Report {
         let median: fn(&Measured) -> f64 = |measured| measured.median.as_secs_f64();
         let rate: fn(&Measured) -> f64 = |measured| measured.rate;
         let mut rows = Vec::new();
-        for system in ["Kube AI Hub", "original"] {
+        for system in [OURS, "original"] {
             let cells: Vec<String> = [1, 16, 64]
                 .iter()
                 .map(|&n| {
                     over(
-                        self.find(system, "member through the host", n),
+                        self.find(system, THROUGH, n),
                         self.find(system, "member directly", n),
                         median,
                     )
@@ -418,13 +424,13 @@ impl Report {
         for work in [
             "version, not authenticated work",
             "proxied GET of a namespace",
-            "member through the host",
+            THROUGH,
         ] {
             let cells: Vec<String> = [1, 16, 64]
                 .iter()
                 .map(|&n| {
                     over(
-                        self.find("Kube AI Hub", work, n),
+                        self.find(OURS, work, n),
                         self.find("original", work, n),
                         rate,
                     )
@@ -435,6 +441,17 @@ impl Report {
                 cells.join(" | ")
             ));
         }
+        let cells: Vec<String> = [1, 16, 64]
+            .iter()
+            .map(|&n| {
+                let federated = self.find(OURS_FEDERATED, THROUGH, n);
+                over(federated, self.find(OURS, THROUGH, n), median)
+            })
+            .collect();
+        rows.push(format!(
+            "| {THROUGH}, median: federated / shared secret | {} |",
+            cells.join(" | ")
+        ));
         self.lines.extend(rows);
     }
 }

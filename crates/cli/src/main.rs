@@ -27,6 +27,9 @@ use arguments::{Arguments, Cluster, Command, Config, Trust};
 use clap::Parser;
 use failure::Failure;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Before anything can speak TLS. It only fails where a provider is installed already.
