@@ -112,7 +112,8 @@ pub async fn watch(
         return Err(Failure::new(
             "what is watched cannot be printed in that form",
             "Give -o json, or no -o.",
-        ));
+        )
+        .exit(Exit::Usage));
     }
     let terminal = std::io::stdout().is_terminal();
     let work = async {
@@ -183,6 +184,15 @@ mod tests {
             table(&[&["b", "TokenNotInCache"], &["d", "Yes"], &["c", "has left"]]).rows
         );
         assert!(after.since(&after).rows.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_form_that_cannot_be_watched_is_wrong_usage() {
+        for format in [Format::Yaml, Format::Name] {
+            let never = async || -> Result<Look, Failure> { unreachable!("nothing is looked at") };
+            let refused = watch(format, never).await.unwrap_err();
+            assert_eq!(refused.code(), 2, "{format:?}");
+        }
     }
 
     #[test]

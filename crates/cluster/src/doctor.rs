@@ -299,8 +299,16 @@ mod tests {
     fn what_to_do_names_the_repairing_step_once() {
         for (repair, by_hand, told) in [
             (None, "By hand.", "By hand."),
-            (Some("kah x"), "By hand.", "Run `kah x`, or by hand: By hand."),
-            (Some("kah x"), "Tell it with `kah x`.", "Tell it with `kah x`."),
+            (
+                Some("kah x"),
+                "By hand.",
+                "Run `kah x`, or by hand: By hand.",
+            ),
+            (
+                Some("kah x"),
+                "Tell it with `kah x`.",
+                "Tell it with `kah x`.",
+            ),
         ] {
             assert_eq!(what_to_do(repair, by_hand), told);
         }

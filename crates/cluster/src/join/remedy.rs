@@ -106,9 +106,15 @@ mod tests {
             );
         }
         for (code, words) in [
-            (AccessCode::CredentialRejected, "Give a kubeconfig that works"),
+            (
+                AccessCode::CredentialRejected,
+                "Give a kubeconfig that works",
+            ),
             (AccessCode::VersionUnsupported, "Kubernetes 1.20 or newer"),
-            (AccessCode::MemberUnreachable, "`kah cluster join m --agent`"),
+            (
+                AccessCode::MemberUnreachable,
+                "`kah cluster join m --agent`",
+            ),
         ] {
             let remedy = remedy(&finding("m", code, ""));
             assert!(remedy.contains(words), "{code}: {remedy}");
