@@ -225,17 +225,41 @@ pub(super) fn refusal(error: &TrustError, cluster: &str) -> Status {
         TrustError::Keys(_) => (500, "InternalError"),
         _ => (502, "BadGateway"),
     };
-    let cause = error.code();
-    let cause = cause.map(|code| (code, code.remedy().text_for(cluster)));
-    let cause = cause
-        .as_ref()
-        .map(|(code, remedy)| (*code, remedy.as_str()));
+    let advice = error.advice(cluster).unwrap_or_default();
+    let cause = error.code().map(|code| (code, advice.as_str()));
     refused(code, reason, with_causes(error), cause)
 }
 
 #[cfg(test)]
 mod tests {
+    use kah_api::access::AccessCode;
+
     use super::*;
+
+    #[test]
+    fn what_to_do_is_about_the_trust_that_was_tried() {
+        for (error, words) in [
+            (
+                TrustError::NotAccepted {
+                    code: Some(AccessCode::SignatureInvalid),
+                    evidence: "401".into(),
+                },
+                "hub-trust",
+            ),
+            (
+                TrustError::Unasked {
+                    cluster: "m".into(),
+                    code: Some(AccessCode::TLSUntrusted),
+                    evidence: "x".into(),
+                },
+                "`kah restore-access m --accept-ca FINGERPRINT`",
+            ),
+        ] {
+            let cause = refusal(&error, "m").details.unwrap().causes.remove(0);
+            assert!(cause.message.contains(words), "{cause:?}");
+            assert!(!cause.message.contains("jwtSecret"), "{cause:?}");
+        }
+    }
 
     #[test]
     fn only_the_word_true_forces() {
