@@ -7,6 +7,13 @@ use serde::{Deserialize, Serialize};
 /// The header by which the host names the cause beside an unchanged refusal (differences.md A2).
 pub const MEMBER_REFUSAL_HEADER: &str = "X-KubeAIHub-Member-Refusal";
 
+/// The cause of a refused restore: another one is at work.
+pub const RESTORE_UNDER_WAY: &str = "RestoreUnderWay";
+/// The cause of a refused restore: what is to be done is no longer what was agreed to.
+pub const PLAN_CHANGED: &str = "PlanChanged";
+/// The cause of a refused restore: another authority signs what the member shows. Its message is the fingerprint of that one and nothing else.
+pub const AUTHORITY_CHANGED: &str = "AuthorityChanged";
+
 /// A cause of lost access. The names are an interface: they stand in conditions, events, metrics and
 /// headers, and never change their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,6 +67,26 @@ pub struct Remedy {
     pub commands: &'static [&'static str],
 }
 
+/// Stands in a [`Remedy`] for the Cluster's name.
+const PLACEHOLDER: &str = "CLUSTER";
+
+impl Remedy {
+    /// The sentence, for the Cluster of this name.
+    #[must_use]
+    pub fn text_for(&self, cluster: &str) -> String {
+        self.text.replace(PLACEHOLDER, cluster)
+    }
+
+    /// The commands, for the Cluster of this name.
+    #[must_use]
+    pub fn commands_for(&self, cluster: &str) -> Vec<String> {
+        let commands = self.commands.iter();
+        commands
+            .map(|command| command.replace(PLACEHOLDER, cluster))
+            .collect()
+    }
+}
+
 /// A text that is none of the codes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("read an access code: {0:?} is not one")]
@@ -68,6 +95,7 @@ pub struct UnknownAccessCode(pub String);
 const RESTART: &str = "kubectl -n kubesphere-system rollout restart deploy ks-apiserver";
 const EDIT: &str = "kubectl -n kubesphere-system edit cm kubesphere-config -o yaml";
 const SECRET: &str = "kubectl -n kubesphere-system get cm kubesphere-config -o yaml | grep -v \"apiVersion\" | grep jwtSecret";
+const BRING: &str = "kah restore-access CLUSTER --kubeconfig FILE";
 const AGE: &str = "kubectl -n kubesphere-system get cm kubesphere-config -o yaml | grep -v \"apiVersion\" | grep accessTokenMaxAge";
 
 impl AccessCode {
@@ -218,20 +246,20 @@ impl AccessCode {
                 ],
             ),
             Self::TLSUntrusted => (
-                "Store a current kubeconfig of the member in its Cluster object: its certificate authority has changed.",
-                &["kah cluster show CLUSTER"],
+                "Its certificate authority has changed: accept the new one by its fingerprint with `kah restore-access CLUSTER --accept-ca FINGERPRINT`, or give a current kubeconfig of the member with --kubeconfig FILE.",
+                &["kah restore-access CLUSTER --accept-ca FINGERPRINT"],
             ),
             Self::TLSExpired => (
-                "Renew the member's certificates, then store a current kubeconfig in its Cluster object.",
-                &["kubeadm certs check-expiration"],
+                "Renew the member's certificates; if its authority is another one then, give a current kubeconfig with `kah restore-access CLUSTER --kubeconfig FILE`.",
+                &["kubeadm certs check-expiration", BRING],
             ),
             Self::CredentialRejected => (
-                "Store a current kubeconfig of the member in its Cluster object.",
-                &["kah cluster show CLUSTER"],
+                "Give a current kubeconfig of the member with `kah restore-access CLUSTER --kubeconfig FILE`.",
+                &[BRING],
             ),
             Self::CredentialExpiring => (
-                "Store a kubeconfig with a renewed credential in the Cluster object before it expires.",
-                &["kah cluster show CLUSTER"],
+                "Have the member issue another one with `kah restore-access CLUSTER`, or give a kubeconfig with a renewed credential with --kubeconfig FILE, before it expires.",
+                &["kah restore-access CLUSTER"],
             ),
             Self::NameNotResolved => (
                 "Correct the address in the Cluster object, or the name service that the host uses.",
@@ -254,7 +282,7 @@ impl AccessCode {
                 &[EDIT, RESTART],
             ),
             Self::TrustUndecided => (
-                "A member that offers federated trust gets it by itself; send another one users' own tokens with `kah cluster trust NAME shared-secret`, or let it leave.",
+                "A member that offers federated trust gets it by itself; send another one users' own tokens with `kah cluster trust CLUSTER shared-secret`, or let it leave.",
                 &["kah cluster trust CLUSTER shared-secret"],
             ),
         };
@@ -379,6 +407,35 @@ mod tests {
             assert_eq!(serde_json::to_string(&code).unwrap(), format!("\"{code}\""));
         }
         assert!("tokennotincache".parse::<AccessCode>().is_err());
+    }
+
+    #[test]
+    fn a_remedy_names_the_cluster_and_what_cures() {
+        for (code, command) in [
+            (
+                AccessCode::TLSUntrusted,
+                "kah restore-access m --accept-ca FINGERPRINT",
+            ),
+            (
+                AccessCode::CredentialRejected,
+                "kah restore-access m --kubeconfig FILE",
+            ),
+            (AccessCode::CredentialExpiring, "kah restore-access m"),
+            (
+                AccessCode::TrustUndecided,
+                "kah cluster trust m shared-secret",
+            ),
+        ] {
+            let remedy = code.remedy();
+            assert_eq!(remedy.commands_for("m"), [command], "{code}");
+            let text = remedy.text_for("m");
+            assert!(text.contains(&format!("`{command}`")), "{code}: {text}");
+        }
+        for code in AccessCode::ALL {
+            let remedy = code.remedy();
+            let all = remedy.text_for("m") + &remedy.commands_for("m").join(" ");
+            assert!(!all.contains("NAME") && !all.contains(PLACEHOLDER), "{all}");
+        }
     }
 
     #[test]

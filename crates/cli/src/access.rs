@@ -3,6 +3,7 @@
 use futures::StreamExt;
 use http::StatusCode;
 use kah_api::access::AccessCode;
+use kah_cluster::doctor::{Finding, finding, what_to_do};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -69,6 +70,20 @@ pub struct Access {
 }
 
 impl Access {
+    /// What a finding tells of it.
+    pub fn of(finding: Finding, ok: bool) -> Self {
+        Self {
+            code: Some(finding.code.to_string()),
+            remedy: Some(finding.what_to_do()),
+            evidence: Some(finding.evidence),
+            meaning: Some(finding.consequence),
+            severity: Some(finding.severity.as_str().to_owned()),
+            repair: finding.repair,
+            commands: finding.commands,
+            ..Self::new(&finding.cluster, ok)
+        }
+    }
+
     /// Nothing is known of it yet but whether it is open.
     pub fn new(cluster: &str, ok: bool) -> Self {
         Self {
@@ -199,10 +214,7 @@ fn rows(cluster: &str, report: &Value) -> Vec<Access> {
                 code: text(finding, "code"),
                 evidence: text(finding, "evidence"),
                 meaning: text(finding, "consequence"),
-                remedy: Some(match &repair {
-                    Some(command) => format!("Run `{command}`, or by hand: {by_hand}"),
-                    None => by_hand,
-                }),
+                remedy: Some(what_to_do(repair.as_deref(), &by_hand)),
                 version: version.clone(),
                 commands: texts(finding, "commands"),
                 repair,
@@ -265,18 +277,17 @@ fn judge(name: &str, answer: &Answer) -> Access {
             .next()
     });
     let cause: Option<AccessCode> = code.as_deref().and_then(|code| code.parse().ok());
+    let evidence = format!("{}: {}", answer.status.as_u16(), answer.message());
+    if let Some(cause) = cause {
+        return Access::of(finding(name, cause, &evidence), false);
+    }
     Access {
-        evidence: Some(format!("{}: {}", answer.status.as_u16(), answer.message())),
-        meaning: cause.map(|cause| cause.consequence().to_owned()),
-        remedy: Some(cause.map_or_else(
-            || {
-                if answer.status == StatusCode::FORBIDDEN {
-                    return NO_ROLE.to_owned();
-                }
-                format!("Look at the logs of ks-apiserver on {name}.")
-            },
-            |cause| cause.remedy().text.to_owned(),
-        )),
+        evidence: Some(evidence),
+        remedy: Some(if answer.status == StatusCode::FORBIDDEN {
+            NO_ROLE.to_owned()
+        } else {
+            format!("Look at the logs of ks-apiserver on {name}.")
+        }),
         code,
         ..Access::new(name, false)
     }
@@ -305,6 +316,42 @@ mod tests {
             Some("401: Unauthorized: token not found in cache")
         );
         assert!(access.remedy.unwrap().contains("accessTokenMaxAge to 0"));
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_words_of_the_doctor() {
+        let another = kah_api::cluster::Stranger::Another {
+            cluster: "m".into(),
+        };
+        let another = another.to_string();
+        for (words, meaning, remedy, repair) in [
+            (
+                "signature is invalid",
+                "checks tokens with another jwtSecret",
+                "Compare authentication.jwtSecret",
+                Some("kah restore-access m"),
+            ),
+            (
+                "token is signed with a key that is not trusted here",
+                "does not know the keys",
+                "Tell it the keys again",
+                Some("kah restore-access m"),
+            ),
+            (&another, "another cluster", "let it leave", None),
+        ] {
+            let body = serde_json::json!({"message": format!("Unauthorized: {words}")});
+            let answer = Answer {
+                status: StatusCode::UNAUTHORIZED,
+                refusal: Some("SignatureInvalid".to_owned()),
+                body: Bytes::from(body.to_string()),
+            };
+            let access = judge("m", &answer);
+            let told = access.meaning.unwrap();
+            assert!(told.contains(meaning), "{words}: {told}");
+            let told = access.remedy.unwrap();
+            assert!(told.contains(remedy), "{words}: {told}");
+            assert_eq!(access.repair.as_deref(), repair, "{words}");
+        }
     }
 
     #[test]

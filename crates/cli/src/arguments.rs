@@ -147,6 +147,9 @@ pub enum Cluster {
         /// By what it is to know callers
         #[arg(value_enum)]
         trust: TrustWord,
+        /// Do not ask before the member gets the host's secret
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -171,11 +174,12 @@ pub enum Cluster {
 
 /// `kah cluster join`
 #[derive(Args)]
+#[command(group = clap::ArgGroup::new("way").required(true).args(["kubeconfig", "agent"]))]
 pub struct Join {
     /// The name that it gets
     pub name: String,
     /// A kubeconfig of the cluster, with an administrator's certificate or token in it
-    #[arg(long, value_name = "FILE", required_unless_present = "agent")]
+    #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// The cluster dials out to the host: print the `kubectl apply` line for it
     #[arg(long, conflicts_with_all = ["kubeconfig", "dry_run"])]
@@ -257,4 +261,39 @@ pub enum UpFormat {
     Text,
     /// One line of JSON.
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn joining_offers_both_ways_and_takes_one() {
+        Arguments::command().debug_assert();
+        let file = ["--kubeconfig", "f"].as_slice();
+        for (more, said) in [
+            (&[][..], Some("<--kubeconfig <FILE>|--agent>")),
+            (&["--dry-run"], Some("<--kubeconfig <FILE>|--agent>")),
+            (file, None),
+            (&["--agent"], None),
+            (
+                &["--agent", "--kubeconfig", "f"],
+                Some("cannot be used with"),
+            ),
+            (&["--agent", "--dry-run"], Some("cannot be used with")),
+        ] {
+            let typed = [&["kah", "cluster", "join", "m"], more].concat();
+            let refused = Arguments::try_parse_from(&typed).err();
+            let words = refused.as_ref().map(ToString::to_string);
+            match said {
+                None => assert_eq!(words, None, "{typed:?}"),
+                Some(said) => {
+                    assert!(words.as_ref().unwrap().contains(said), "{words:?}");
+                    assert_eq!(refused.unwrap().exit_code(), 2);
+                }
+            }
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! `kah cluster list` and `kah cluster show`: what the host's controllers tell of each cluster, and whether the person's own login opens it.
 
 use kah_api::access::AccessCode;
+use kah_cluster::doctor;
+use kah_controllers::cluster::status::{ACCEPTED, HOST_ACCESS};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -23,6 +25,12 @@ struct Told {
     /// Reason of the condition `HostAccess`.
     #[serde(skip_serializing_if = "Option::is_none")]
     host_access: Option<String>,
+    /// Its message.
+    #[serde(skip)]
+    host_access_message: Option<String>,
+    /// Whether nobody is kept out by it.
+    #[serde(skip)]
+    host_access_holds: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     trust: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,7 +61,9 @@ impl Told {
         };
         Self {
             ready: condition("Ready", "status"),
-            host_access: condition("HostAccess", "reason"),
+            host_access: condition(HOST_ACCESS, "reason"),
+            host_access_message: condition(HOST_ACCESS, "message"),
+            host_access_holds: condition(HOST_ACCESS, "status").is_some_and(|it| it == "True"),
             trust: text("/status/hub/trust"),
             route: text("/status/hub/route"),
             kubernetes_version: text("/status/kubernetesVersion"),
@@ -79,8 +89,10 @@ struct Row {
 
 impl Row {
     fn new(cluster: Cluster, access: Access) -> Self {
+        let told = Told::of(&cluster.object);
+        let access = beside(&told, access);
         Self {
-            told: Told::of(&cluster.object),
+            told,
             role: role(&cluster),
             name: cluster.name,
             connection: cluster.connection,
@@ -96,23 +108,57 @@ impl Row {
             .kubernetes_version
             .as_ref()
             .or(self.access.version.as_ref());
-        let warned = told
-            .host_access
-            .as_deref()
-            .filter(|it| self.access.ok && *it == AccessCode::CredentialExpiring.as_str());
         vec![
             self.name.clone(),
             self.role.to_owned(),
             text(&told.ready),
-            warned.map_or_else(|| opens(&self.access), str::to_owned),
+            self.access
+                .code
+                .clone()
+                .unwrap_or_else(|| opens(&self.access)),
             text(&told.trust),
             text(&told.route),
             version.cloned().unwrap_or_default(),
             number(told.nodes),
             text(&told.latency),
             number(told.certificate_days),
-            text(&self.access.remedy),
+            // A cell has room for a command; all the rest is told by `kah cluster show`.
+            text(if self.access.repair.is_some() {
+                &self.access.repair
+            } else {
+                &self.access.remedy
+            }),
         ]
+    }
+}
+
+/// What the login shows; where it opens the cluster, what the host's controllers mind all the same.
+fn beside(told: &Told, access: Access) -> Access {
+    let minded = told.host_access.as_deref().filter(|it| *it != ACCEPTED);
+    let Some(reason) = minded.filter(|_| access.ok && access.code.is_none()) else {
+        return access;
+    };
+    let message = told.host_access_message.as_deref().unwrap_or_default();
+    let version = access.version;
+    match reason.parse::<AccessCode>() {
+        Ok(code) => {
+            let (_, evidence) = doctor::parts(message);
+            let mut finding = doctor::finding(&access.cluster, code, evidence);
+            if told.host_access_holds {
+                finding.severity = doctor::Severity::Warning;
+            }
+            Access {
+                version,
+                ..Access::of(finding, true)
+            }
+        }
+        Err(_) => Access {
+            version,
+            code: Some(reason.to_owned()),
+            evidence: told.host_access_message.clone(),
+            remedy: Some("Look at the log of ks-controller-manager on the host.".into()),
+            ..Access::new(&access.cluster, true)
+        },
     }
 }
 
@@ -217,6 +263,7 @@ fn without_secrets(object: &mut Value) {
 
 fn facts(cluster: &Cluster, answers: Vec<Access>) -> Vec<Vec<String>> {
     let told = Told::of(&cluster.object);
+    let answers: Vec<Access> = answers.into_iter().map(|it| beside(&told, it)).collect();
     let connection = cluster.object.pointer("/spec/connection");
     let endpoint = |field: &str| Some(connection?.get(field)?.as_str()?.to_owned());
     let restores = cluster
@@ -227,6 +274,7 @@ fn facts(cluster: &Cluster, answers: Vec<Access>) -> Vec<Vec<String>> {
         ("Name", Some(cluster.name.clone())),
         ("Role", Some(role(cluster).to_owned())),
         ("Ready", told.ready),
+        ("Host access", told.host_access),
         ("Trust", told.trust),
         ("Connection", Some(cluster.connection.clone())),
         ("Route", told.route),
@@ -295,7 +343,7 @@ mod tests {
         let row = |object, access| Row::new(cluster(object), access).cells().join("|");
         assert_eq!(
             row(full.clone(), access(true, None)),
-            "m|member|True|CredentialExpiring|federated|tunnel|v1.36.2|3|<20ms|12|"
+            "m|member|True|CredentialExpiring|federated|tunnel|v1.36.2|3|<20ms|12|kah restore-access m"
         );
         assert_eq!(
             row(full, access(false, Some("UserMissing"))),
@@ -305,6 +353,64 @@ mod tests {
         assert_eq!(
             row(json!({}), access(true, None)),
             "m|member||Yes|||v1.30.0||||"
+        );
+    }
+
+    /// The login may open what others cannot open, or what is about to break.
+    #[test]
+    fn what_the_host_minds_is_told_although_the_login_opens_the_member() {
+        use kah_cluster::doctor::finding;
+        for (reason, message, shown, to_do) in [
+            ("Accepted", "All is well.".to_owned(), "Yes", ""),
+            (
+                "WrongRole",
+                finding("m", AccessCode::WrongRole, "the role is host").sentence(),
+                "WrongRole",
+                "kah restore-access m",
+            ),
+            (
+                "CredentialExpiring",
+                finding("m", AccessCode::CredentialExpiring, "in 5 days").sentence(),
+                "CredentialExpiring",
+                "kah restore-access m",
+            ),
+            (
+                "NotProven",
+                "no administrator".to_owned(),
+                "NotProven",
+                "Look at the log of ks-controller-manager on the host.",
+            ),
+        ] {
+            let condition = json!({"type": "HostAccess", "status": "False", "reason": reason, "message": message});
+            let object = json!({"status": {"conditions": [condition]}});
+            let cells = Row::new(cluster(object.clone()), access(true, None)).cells();
+            assert_eq!(cells[3], shown);
+            assert_eq!(cells.last().unwrap(), to_do);
+            let facts = facts(&cluster(object), vec![access(true, None)]);
+            let value = |title: &str| {
+                let row = facts.iter().find(|row| row[0] == title);
+                row.map(|row| row[1].clone())
+            };
+            assert_eq!(value("Host access").as_deref(), Some(reason));
+            assert_eq!(value("Access").as_deref(), Some("Yes"));
+            if let Some(told) = value("What to do") {
+                assert!(told.contains(to_do), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_repairing_step_is_named() {
+        let evidence = "401: Unauthorized: token not found in cache";
+        let finding = kah_cluster::doctor::finding("m", AccessCode::TokenNotInCache, evidence);
+        let refused = Access::of(finding, false);
+        let cells = Row::new(cluster(json!({})), refused.clone()).cells();
+        assert_eq!(cells.last().unwrap(), "kah restore-access m");
+        let facts = facts(&cluster(json!({})), vec![refused]);
+        let told = facts.iter().find(|row| row[0] == "What to do").unwrap();
+        assert!(
+            told[1].starts_with("Run `kah restore-access m`, or by hand: On the member, set"),
+            "{told:?}"
         );
     }
 }

@@ -125,7 +125,14 @@ async fn examined(names: &[String]) -> Result<Vec<Access>, Failure> {
 fn findings(answers: &[Access]) -> Table {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     Table {
-        header: vec!["CLUSTER", "FINDING", "EVIDENCE", "MEANING", "WHAT TO DO"],
+        header: vec![
+            "CLUSTER",
+            "FINDING",
+            "SEVERITY",
+            "EVIDENCE",
+            "MEANING",
+            "WHAT TO DO",
+        ],
         rows: answers
             .iter()
             .map(|answer| {
@@ -138,6 +145,10 @@ fn findings(answers: &[Access]) -> Table {
                 vec![
                     answer.cluster.clone(),
                     code.to_owned(),
+                    answer.severity.as_deref().map_or_else(
+                        || if answer.ok { "" } else { "error" }.to_owned(),
+                        str::to_lowercase,
+                    ),
                     text(&answer.evidence),
                     text(&answer.meaning),
                     text(&answer.remedy),
@@ -248,4 +259,31 @@ pub fn no_cluster(name: &str) -> Failure {
 /// One a line.
 pub fn lines<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(|name| format!("{name}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use kah_api::access::AccessCode;
+    use kah_cluster::doctor::finding;
+
+    use super::*;
+
+    #[test]
+    fn each_finding_tells_how_bad_it_is() {
+        let of = |code, ok| Access::of(finding("m", code, "seen"), ok);
+        for (answer, code, severity) in [
+            (Access::new("m", true), "OK", ""),
+            (Access::new("m", false), "Unknown", "error"),
+            (of(AccessCode::WrongRole, false), "WrongRole", "error"),
+            (
+                of(AccessCode::CredentialExpiring, true),
+                "CredentialExpiring",
+                "warning",
+            ),
+        ] {
+            let table = findings(&[answer]);
+            assert_eq!(table.header[1..3], ["FINDING", "SEVERITY"]);
+            assert_eq!(table.rows[0][1..3], [code, severity]);
+        }
+    }
 }

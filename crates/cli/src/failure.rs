@@ -11,6 +11,8 @@ use crate::output::harmless;
 pub enum Exit {
     /// It was tried and did not work.
     Failed = 1,
+    /// What was typed does not go together. Most of that the parser of arguments refuses, with the same code.
+    Usage = 2,
     /// A check ran and found something.
     Found = 3,
     /// No login, or one that is not accepted.

@@ -50,6 +50,14 @@ impl Answer {
             .unwrap_or_else(|| text.trim().chars().take(300).collect())
     }
 
+    /// The message of the cause with this reason, where a refusal names it.
+    pub fn cause(&self, reason: &str) -> Option<String> {
+        let value: Value = serde_json::from_slice(&self.body).ok()?;
+        let causes = value.pointer("/details/causes")?.as_array()?;
+        let found = causes.iter().find(|cause| cause["reason"] == reason)?;
+        Some(found.get("message")?.as_str()?.to_owned())
+    }
+
     /// The JSON of a success; of a refusal `what` and its words, with what to do next.
     pub fn understood(&self, what: &str, next: &Next<'_>) -> Result<Value, Failure> {
         let value: Value = serde_json::from_slice(&self.body).unwrap_or_default();

@@ -85,8 +85,9 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Cluster(Cluster::Trust {
             name,
             trust,
+            yes,
             output,
-        }) => trust::move_to(&name, trust, output.output).await,
+        }) => trust::move_to(&name, trust, yes, output.output).await,
         Command::Trust(Trust::Show(output)) => trust::show(output.output).await,
         Command::Trust(Trust::Rotate { force }) => trust::rotate(force).await,
         Command::Cluster(Cluster::Leave { name, yes, output }) => {

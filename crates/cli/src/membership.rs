@@ -5,6 +5,7 @@ use std::path::Path;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::StatusCode;
 use jiff::{Timestamp, Unit};
+use kah_cluster::doctor::what_to_do;
 use serde_json::{Value, json};
 
 use crate::arguments::Join;
@@ -106,11 +107,14 @@ async fn direct(join: &Join, kubeconfig: &Path) -> Result<(), Failure> {
     let findings = report.get("findings").and_then(Value::as_array);
     for finding in findings.into_iter().flatten() {
         let text = |field: &str| finding.get(field).and_then(Value::as_str).unwrap_or("");
+        // Nothing can be restored before it has joined.
+        let repair = finding.get("repair").and_then(Value::as_str);
+        let repair = repair.filter(|_| !dry_run);
         output::talk(&format!(
-            "{}: {} {}",
+            "{}: {}. {}",
             text("code"),
             text("evidence"),
-            text("remedy")
+            what_to_do(repair, text("remedy"))
         ));
     }
     match join.output.output {
@@ -129,8 +133,8 @@ async fn direct(join: &Join, kubeconfig: &Path) -> Result<(), Failure> {
 pub async fn leave(name: &str, yes: bool, format: Format) -> Result<(), Failure> {
     let (hub, _) = Hub::of_login().await?;
     let question = format!("Nobody will reach {name} through the host any more. Go on?");
-    if !yes && !output::confirmed(&question, "Add --yes.")? {
-        return Ok(());
+    if !yes {
+        output::confirmed(&question, "Add --yes.")?;
     }
     // It is cleaned meanwhile, which takes as long as it holds much of the host's.
     let answer = hub.delete(&format!("{CLUSTERS}/{name}")).await?;
@@ -169,10 +173,6 @@ fn understand(name: &str, answer: &Answer) -> Result<Value, Failure> {
     let said = format!("{name}: {}", answer.message());
     let cause = |field: &str| value.pointer(&format!("/details/causes/0/{field}"));
     let remedy = cause("message").and_then(Value::as_str);
-    let broken = matches!(
-        cause("reason").and_then(Value::as_str),
-        Some("TokenNotInCache" | "SignatureInvalid")
-    );
     let next = match (answer.status, remedy) {
         (StatusCode::UNAUTHORIZED, _) => {
             return Err(
@@ -180,9 +180,6 @@ fn understand(name: &str, answer: &Answer) -> Result<Value, Failure> {
                     .exit(Exit::Login),
             );
         }
-        (_, Some(remedy)) if broken => format!(
-            "Join it with --force and run `kah restore-access {name}`, or by hand: {remedy}"
-        ),
         (_, Some(remedy)) if !remedy.is_empty() => remedy.to_owned(),
         _ if answer.message().contains("does not offer federated trust") => {
             "Join it with --trust shared-secret, if it may see users' own tokens.".into()

@@ -65,12 +65,17 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
     escaped.into()
 }
 
+/// Whether there is a person to ask.
+pub fn is_attended() -> bool {
+    std::io::stdin().is_terminal()
+}
+
 /// Asks the person a question that only a yes answers well.
 ///
 /// # Errors
-/// Nobody is there to answer; `otherwise` says what to do then.
-pub fn confirmed(question: &str, otherwise: &str) -> Result<bool, Failure> {
-    if !std::io::stdin().is_terminal() {
+/// The answer is another one, or nobody is there to answer; `otherwise` says what to do then.
+pub fn confirmed(question: &str, otherwise: &str) -> Result<(), Failure> {
+    if !is_attended() {
         return Err(Failure::new(
             "Nothing was changed: nobody is there to say yes.",
             otherwise,
@@ -80,11 +85,17 @@ pub fn confirmed(question: &str, otherwise: &str) -> Result<bool, Failure> {
     let mut said = String::new();
     // Whatever cannot be read is no yes.
     let _ = std::io::stdin().lock().read_line(&mut said);
-    let yes = matches!(said.trim().to_lowercase().as_str(), "y" | "yes");
-    if !yes {
-        talk("Nothing was changed.");
+    answered(&said)
+}
+
+fn answered(said: &str) -> Result<(), Failure> {
+    match said.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::new(
+            "Nothing was changed: the answer was not yes.",
+            "Run it again and answer y to go on.",
+        )),
     }
-    Ok(yes)
 }
 
 /// Prints a value as JSON or YAML.
@@ -145,6 +156,20 @@ mod tests {
             let printed = table(&["NAME", "EVIDENCE"], &rows);
             assert_eq!(printed.lines().count(), 2, "{printed}");
             assert!(printed.ends_with(&format!("m      {shown}\n")), "{printed}");
+        }
+    }
+
+    #[test]
+    fn only_a_yes_ends_well() {
+        for (said, code) in [
+            ("y\n", None),
+            (" Yes \n", None),
+            ("n\n", Some(1)),
+            ("", Some(1)),
+            ("yy\n", Some(1)),
+        ] {
+            let code_of = answered(said).err().map(|failure| failure.code());
+            assert_eq!(code_of, code, "{said:?}");
         }
     }
 

@@ -5,6 +5,8 @@ use std::{convert::Infallible, path::PathBuf, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
+use kah_api::access::{AUTHORITY_CHANGED, PLAN_CHANGED};
+
 use crate::failure::Failure;
 use crate::hub::{Answer, Hub, Next};
 use crate::output::{self, Format};
@@ -50,16 +52,15 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     if let Some(fingerprint) = &options.accept_ca {
         wanted["acceptCa"] = fingerprint.as_str().into();
     }
-    let ask = async |agreed: Option<Vec<&str>>| {
-        let mut body = wanted.clone();
-        body["dryRun"] = agreed.is_none().into();
-        if let Some(agreed) = agreed {
-            body["agreed"] = agreed.into();
-        }
-        let answer = hub.post(&path, &body).await?;
-        understand(&options.cluster, &answer)
-    };
-    let planned = ask(None).await?;
+    let mut answer = hub.post(&path, &body(&wanted, None)).await?;
+    if let Some(shown) = unaccepted(options, &answer).filter(|_| output::is_attended()) {
+        output::talk(&answer.message());
+        let question = format!("The new fingerprint is {shown}. Is this the member's?");
+        output::confirmed(&question, "Give it with --accept-ca.")?;
+        wanted["acceptCa"] = shown.into();
+        answer = hub.post(&path, &body(&wanted, None)).await?;
+    }
+    let planned = understand(&options.cluster, &answer)?;
     if options.dry_run || text(&planned, "outcome") == "NothingToDo" {
         return print(&planned, options.format);
     }
@@ -68,19 +69,37 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
             output::talk(&line);
         }
         let question = format!("Change this on {}?", options.cluster);
-        if !output::confirmed(&question, "Add --yes, or look only with --dry-run.")? {
-            return Ok(());
-        }
+        output::confirmed(&question, "Add --yes, or look only with --dry-run.")?;
     }
+    let restore = async {
+        let agreed = body(&wanted, Some(whats(&planned)));
+        understand(&options.cluster, &hub.post(&path, &agreed).await?)
+    };
     let done = if options.format == Format::Table {
         tokio::select! {
-            done = ask(Some(whats(&planned))) => done,
+            done = restore => done,
             never = follow(&hub, &options.cluster) => match never {},
         }
     } else {
-        ask(Some(whats(&planned))).await
+        restore.await
     };
     print(&done?, options.format)
+}
+
+/// What is asked of the host: the plan, or what was agreed to.
+fn body(wanted: &Value, agreed: Option<Vec<&str>>) -> Value {
+    let mut body = wanted.clone();
+    body["dryRun"] = agreed.is_none().into();
+    if let Some(agreed) = agreed {
+        body["agreed"] = agreed.into();
+    }
+    body
+}
+
+/// The fingerprint that is to be accepted, where a person may still be asked about it: `--yes` speaks of the plan, not of whom to trust.
+fn unaccepted(options: &Options, answer: &Answer) -> Option<String> {
+    let is_open = !options.yes && options.accept_ca.is_none() && options.kubeconfig.is_none();
+    answer.cause(AUTHORITY_CHANGED).filter(|_| is_open)
 }
 
 /// Shows how far the restore is, as the Cluster object says it, until it is dropped.
@@ -109,11 +128,16 @@ fn step(object: &Value) -> Option<&'static str> {
 }
 
 fn understand(cluster: &str, answer: &Answer) -> Result<Value, Failure> {
+    let again = format!("Run `kah restore-access {cluster}` again and look at the new plan.");
+    let conflict = match answer.cause(PLAN_CHANGED) {
+        Some(_) => &again,
+        None => "Try again in a minute; what was cut off is finished then.",
+    };
     answer.understood(
         &format!("Access to {cluster} was not restored"),
         &Next {
             cluster,
-            conflict: "Try again in a minute; what was cut off is finished then.",
+            conflict,
             otherwise: &format!("Look with `kah doctor {cluster}`."),
         },
     )
@@ -227,6 +251,44 @@ mod tests {
         let body = r#"{"message":"no","details":{"causes":[{"reason":"ClockSkew","message":"Set the clocks."}]}}"#;
         assert!(refusal(422, body).ends_with("\nSet the clocks."));
         assert!(refusal(409, r#"{"message":"busy"}"#).contains("Try again"));
+        let busy = r#"{"message":"busy","details":{"causes":[{"reason":"RestoreUnderWay"}]}}"#;
+        assert!(refusal(409, busy).contains("Try again"));
+        let other = r#"{"message":"changed","details":{"causes":[{"reason":"PlanChanged","message":"x"}]}}"#;
+        assert!(refusal(409, other).ends_with("again and look at the new plan."));
         assert!(refusal(502, "{}").contains("kah doctor m"));
+    }
+
+    /// Only a person who was not asked yet is asked whom to trust.
+    #[test]
+    fn a_new_authority_is_asked_about_where_nobody_has_answered() {
+        let refused = r#"{"message":"no","details":{"name":"m","causes":[
+            {"reason":"TLSUntrusted","message":"`kah restore-access m --accept-ca BB`"},
+            {"reason":"AuthorityChanged","message":"BB","field":"acceptCa"}]}}"#;
+        for (body, yes, accept_ca, asked) in [
+            (refused, false, None, Some("BB")),
+            (refused, true, None, None),
+            (refused, false, Some("CC"), None),
+            (r#"{"message":"no"}"#, false, None, None),
+            ("boom", false, None, None),
+        ] {
+            let options = Options {
+                cluster: "m".into(),
+                kubeconfig: None,
+                accept_ca: accept_ca.map(str::to_owned),
+                dry_run: false,
+                yes,
+                format: Format::Table,
+            };
+            let answer = Answer {
+                status: http::StatusCode::UNPROCESSABLE_ENTITY,
+                refusal: None,
+                body: bytes::Bytes::from_static(body.as_bytes()),
+            };
+            assert_eq!(unaccepted(&options, &answer).as_deref(), asked);
+            if body == refused {
+                let said = understand("m", &answer).unwrap_err().to_string();
+                assert!(said.ends_with("`kah restore-access m --accept-ca BB`"));
+            }
+        }
     }
 }

@@ -9,8 +9,21 @@ use crate::output::{self, Format};
 
 const TRUST: &str = "/kapis/hub.kubeaihub.io/v1/trust";
 
-/// Moves a member to a trust.
-pub async fn move_to(cluster: &str, trust: TrustWord, format: Format) -> Result<(), Failure> {
+/// Moves a member to a trust. Into one that gives it secrets only at a yes.
+pub async fn move_to(
+    cluster: &str,
+    trust: TrustWord,
+    yes: bool,
+    format: Format,
+) -> Result<(), Failure> {
+    if trust == TrustWord::SharedSecret && !yes {
+        output::confirmed(
+            &format!(
+                "{cluster} will get users' own tokens, and the host's jwtSecret if it has another: whoever controls it can act as anybody on the host. Go on?"
+            ),
+            "Add --yes.",
+        )?;
+    }
     let (hub, _) = Hub::of_login().await?;
     let word = trust.trust().as_str();
     output::talk(&format!("Moving {cluster} to {word} …"));

@@ -123,7 +123,8 @@ pub async fn watch(
         return Err(Failure::new(
             "what is watched cannot be printed in that form",
             "Give -o json, or no -o.",
-        ));
+        )
+        .exit(Exit::Usage));
     }
     let terminal = std::io::stdout().is_terminal();
     let work = async {
@@ -198,6 +199,15 @@ mod tests {
         let before = table(&[&["a", "X"], &["a", "Y"], &["b", "Z"]]);
         let after = table(&[&["a", "Y"], &["b", "Z"]]);
         assert_eq!(after.since(&before).rows, table(&[&["a", "Y"]]).rows);
+    }
+
+    #[tokio::test]
+    async fn a_form_that_cannot_be_watched_is_wrong_usage() {
+        for format in [Format::Yaml, Format::Name] {
+            let never = async || -> Result<Look, Failure> { unreachable!("nothing is looked at") };
+            let refused = watch(format, never).await.unwrap_err();
+            assert_eq!(refused.code(), 2, "{format:?}");
+        }
     }
 
     #[test]

@@ -47,6 +47,39 @@ pub struct Finding {
     pub repair: Option<String>,
 }
 
+impl Finding {
+    /// What it means and what shows it, as conditions and Events tell it.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        format!("{} ({})", self.consequence, self.evidence)
+    }
+
+    /// What to do, in a sentence that names the command that may repair it.
+    #[must_use]
+    pub fn what_to_do(&self) -> String {
+        what_to_do(self.repair.as_deref(), &self.remedy)
+    }
+}
+
+/// A command that may repair something, where there is one, beside what can be done by hand.
+#[must_use]
+pub fn what_to_do(repair: Option<&str>, by_hand: &str) -> String {
+    match repair {
+        Some(command) if !by_hand.contains(&format!("`{command}`")) => {
+            format!("Run `{command}`, or by hand: {by_hand}")
+        }
+        _ => by_hand.to_owned(),
+    }
+}
+
+/// The parts of a [`Finding::sentence`]: what it means, and what shows it.
+#[must_use]
+pub fn parts(sentence: &str) -> (&str, &str) {
+    // No consequence has a bracket; what members say may have.
+    let (consequence, rest) = sentence.split_once(" (").unwrap_or((sentence, ""));
+    (consequence, rest.strip_suffix(')').unwrap_or(rest))
+}
+
 /// Characters of evidence.
 const LONGEST: usize = 1000;
 
@@ -75,12 +108,8 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
         severity: code.severity(),
         evidence: evidence.to_owned(),
         consequence: code.consequence().to_owned(),
-        remedy: remedy.text.to_owned(),
-        commands: remedy
-            .commands
-            .iter()
-            .map(|command| command.replace("CLUSTER", cluster))
-            .collect(),
+        remedy: remedy.text_for(cluster),
+        commands: remedy.commands_for(cluster),
         repairable: repair.as_ref().is_some_and(|it| !it.contains("--")),
         repair,
     }
@@ -246,5 +275,42 @@ fn rejected_beside(cluster: &str, evidence: &str) -> Finding {
         commands: repair.iter().cloned().collect(),
         repairable: repair.is_some(),
         repair,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_comes_apart_into_what_it_was_made_of() {
+        for code in AccessCode::ALL {
+            for evidence in ["its words", "401 (twice): a (b) (c)", ""] {
+                let finding = finding("m", code, evidence);
+                let sentence = finding.sentence();
+                let wanted = (finding.consequence.as_str(), evidence);
+                assert_eq!(parts(&sentence), wanted, "{sentence}");
+            }
+        }
+        assert_eq!(parts("no brackets"), ("no brackets", ""));
+    }
+
+    #[test]
+    fn what_to_do_names_the_repairing_step_once() {
+        for (repair, by_hand, told) in [
+            (None, "By hand.", "By hand."),
+            (
+                Some("kah x"),
+                "By hand.",
+                "Run `kah x`, or by hand: By hand.",
+            ),
+            (
+                Some("kah x"),
+                "Tell it with `kah x`.",
+                "Tell it with `kah x`.",
+            ),
+        ] {
+            assert_eq!(what_to_do(repair, by_hand), told);
+        }
     }
 }

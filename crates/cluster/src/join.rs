@@ -24,6 +24,7 @@ use crate::{
 };
 
 mod clean;
+mod remedy;
 
 pub use clean::{Cleaned, Cleaning, clean_member};
 
@@ -315,7 +316,7 @@ async fn examined(
         }
         again = false;
     };
-    let findings = doctor::examine(&evidence);
+    let mut findings = doctor::examine(&evidence);
     let unfit = findings.iter().find(|finding| {
         finding.severity == Severity::Error && !(request.force && finding.repairable)
     });
@@ -327,7 +328,13 @@ async fn examined(
         ) => Err(JoinError::Trust(Box::new(error))),
         (Some(unfit), _) => Err(JoinError::Unfit(Box::new(unfit.clone()))),
         (None, Err(error)) => Err(JoinError::Trust(Box::new(error))),
-        (None, Ok(trust)) => Ok((trust, findings)),
+        (None, Ok(trust)) => {
+            // Nothing of what repairs a member can be done before it is one.
+            for finding in findings.iter_mut().filter(|_| request.dry_run) {
+                finding.remedy = remedy::remedy(finding);
+            }
+            Ok((trust, findings))
+        }
     }
 }
 

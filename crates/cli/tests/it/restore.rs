@@ -315,6 +315,8 @@ fn the_stored_connection_is_restored() {
     assert!(asked.stderr.contains("--accept-ca"), "{asked:?}");
     let shown = asked.stderr.split("the member shows ").nth(1).unwrap();
     let fingerprint = shown.split('.').next().unwrap().to_owned();
+    let command = format!("`kah restore-access authority --accept-ca {fingerprint}`");
+    assert!(asked.stderr.contains(&command), "{asked:?}");
     let wrong = fingerprint.replace('A', "B").replace('0', "1");
     let refused = kah(
         &fleet,

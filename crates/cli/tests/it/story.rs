@@ -180,7 +180,15 @@ fn tell(fleet: &Fleet, fault: &Fault) {
         .filter(|line| line.contains(fault.code))
         .collect();
     assert_eq!(lines.len(), 1, "{list:?}");
-    assert!(lines[0].starts_with("member-2 "), "{list:?}");
+    assert!(
+        lines[0].starts_with("member-2 ") && lines[0].ends_with(" kah restore-access member-2"),
+        "{list:?}"
+    );
+    let show = kah(fleet, &["cluster", "show", "member-2"]);
+    assert!(
+        show.stdout.contains("Run `kah restore-access member-2`"),
+        "{show:?}"
+    );
     let doctor = kah(fleet, &["doctor"]);
     assert_eq!(doctor.code, 3, "{doctor:?}");
     let lines: Vec<&str> = doctor
@@ -190,7 +198,9 @@ fn tell(fleet: &Fleet, fault: &Fault) {
         .collect();
     assert_eq!(lines.len(), 1, "{doctor:?}");
     assert!(
-        lines[0].starts_with("member-2 ") && lines[0].contains(fault.text),
+        lines[0].starts_with("member-2 ")
+            && lines[0].contains(fault.text)
+            && lines[0].contains(" error "),
         "{doctor:?}"
     );
     assert_eq!(kah(fleet, &["doctor", "member-1"]).code, 0);

@@ -226,8 +226,12 @@ fn under_load(fleet: &Fleet, members: &[&str], changes: &str) {
     let mut watching = Guard::spawn(&mut watching).unwrap();
     let load = Load::start(fleet, members, &token);
     load.more(50);
+    let unasked = kah(fleet, &["cluster", "trust", "member-1", "shared-secret"]);
+    assert_eq!(unasked.code, 1, "{unasked:?}");
+    assert!(unasked.stderr.contains("Add --yes."), "{unasked:?}");
+    assert_eq!(row(fleet, "member-1").0, "federated");
     for (word, told) in [("shared-secret", ""), ("federated", "current")] {
-        let arguments = ["cluster", "trust", "member-1", word];
+        let arguments = ["cluster", "trust", "member-1", word, "--yes"];
         let moved = kah(fleet, &arguments);
         assert_eq!(moved.code, 0, "{moved:?}");
         assert!(

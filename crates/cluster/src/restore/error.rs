@@ -208,13 +208,31 @@ impl RestoreError {
         }
     }
 
+    /// What a person can do instead, for the Cluster of this name.
+    #[must_use]
+    pub fn advice(&self, cluster: &str) -> Option<String> {
+        let text = match self {
+            Self::Busy { .. } => {
+                "Try again in a minute; what was cut off is finished then.".to_owned()
+            }
+            Self::Otherwise(_) => {
+                format!("Run `kah restore-access {cluster}` again and look at the new plan.")
+            }
+            _ => self.remedy()?.text_for(cluster),
+        };
+        Some(match self {
+            Self::Authority { shown, .. } => text.replace("FINGERPRINT", shown),
+            _ => text,
+        })
+    }
+
     /// What a person can do instead.
     #[must_use]
     pub fn remedy(&self) -> Option<Remedy> {
         const BRING: &[&str] = &["kah restore-access CLUSTER --kubeconfig FILE"];
         const ACCEPT: &[&str] = &["kah restore-access CLUSTER --accept-ca FINGERPRINT"];
         let bring = Remedy {
-            text: "Give a current kubeconfig of this cluster with --kubeconfig FILE.",
+            text: "Give a current kubeconfig of this cluster with `kah restore-access CLUSTER --kubeconfig FILE`.",
             commands: BRING,
         };
         match self {
@@ -232,7 +250,7 @@ impl RestoreError {
                 _ => self.code().map(AccessCode::remedy),
             },
             Self::Authority { .. } => Some(Remedy {
-                text: "If the new fingerprint is the member's, give it with --accept-ca FINGERPRINT.",
+                text: "If the new fingerprint is the member's, give it with `kah restore-access CLUSTER --accept-ca FINGERPRINT`.",
                 commands: ACCEPT,
             }),
             Self::ActsAsHost => Some(Remedy {

@@ -112,6 +112,19 @@ impl TrustError {
         }
     }
 
+    /// What to do, for the Cluster of this name, where the cause is known.
+    #[must_use]
+    pub fn advice(&self, cluster: &str) -> Option<String> {
+        let code = self.code()?;
+        Some(match self {
+            // It was told the host's keys just now: no secret that both know has a part in it.
+            Self::NotAccepted { .. } if code == AccessCode::SignatureInvalid => {
+                "See in the log of the member's ks-apiserver why it does not take the keys in the ConfigMap hub-trust, and that its multicluster.clusterRole is member; then try again.".to_owned()
+            }
+            _ => code.remedy().text_for(cluster),
+        })
+    }
+
     fn status(&self) -> Option<u16> {
         match self {
             Self::Api { source, .. } => match &**source {

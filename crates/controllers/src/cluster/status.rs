@@ -211,8 +211,17 @@ fn identity(before: &ClusterStatus, known: &Known) -> Identity {
 
 fn locked_out(cluster: &str, stranger: &Stranger) -> ClusterCondition {
     let finding = finding(cluster, AccessCode::SignatureInvalid, &stranger.to_string());
-    let message = format!("{} ({})", finding.consequence, finding.evidence);
-    condition(HOST_ACCESS, "False", finding.code.as_str(), &message)
+    told("False", &finding)
+}
+
+/// `HostAccess` in the words of the doctor.
+fn told(status: &str, finding: &Finding) -> ClusterCondition {
+    condition(
+        HOST_ACCESS,
+        status,
+        finding.code.as_str(),
+        &finding.sentence(),
+    )
 }
 
 fn hub(hub: &mut HubStatus, known: &Known, now: Timestamp) {
@@ -273,10 +282,6 @@ fn expires(ends: Option<Timestamp>, now: Timestamp) -> ClusterCondition {
 
 /// `HostAccess`; `None` where it stays as it is.
 fn access(before: &ClusterStatus, known: &Known) -> Option<ClusterCondition> {
-    let told = |status, finding: &Finding| {
-        let message = format!("{} ({})", finding.consequence, finding.evidence);
-        condition(HOST_ACCESS, status, finding.code.as_str(), &message)
-    };
     let accepted = || {
         let message = if known.host {
             "This is the host itself."
@@ -314,10 +319,7 @@ fn access(before: &ClusterStatus, known: &Known) -> Option<ClusterCondition> {
                 .filter(|cause| knows_better(cause, *code, evidence));
             Some(match cause {
                 Some(cause) => told("False", cause),
-                None => {
-                    let message = format!("{} ({evidence})", code.consequence());
-                    condition(HOST_ACCESS, "False", code.as_str(), &message)
-                }
+                None => told("False", &finding(&known.name, *code, evidence)),
             })
         }
     }
@@ -349,8 +351,8 @@ pub fn find<'a>(conditions: &'a [ClusterCondition], kind: &str) -> Option<&'a Cl
 }
 
 /// Takes over a condition that says something else than the stored one, and puts it at the end, as the original does. The words of an error may
-/// differ from one time to the next; as long as status and reason are the same they are no news. Those that tell a date or what to decide are, and those
-/// by which it is found repairable that was not, or the other way round.
+/// differ from one time to the next; as long as status and reason are the same they are no news. Those that tell a date or what to decide are, those that mean
+/// something else, and those by which it is found repairable that was not, or the other way round.
 fn put(conditions: &mut Vec<ClusterCondition>, mut new: ClusterCondition, now: Timestamp) {
     let now = Some(Time(now));
     new.last_update_time = now.clone();
@@ -361,7 +363,9 @@ fn put(conditions: &mut Vec<ClusterCondition>, mut new: ClusterCondition, now: T
         let tells = [AccessCode::CredentialExpiring, AccessCode::TrustUndecided];
         let words_vary = code.is_ok_and(|code| {
             let repaired = |message: &str| doctor::is_repaired_alone(code, message);
-            !tells.contains(&code) && repaired(&old.message) == repaired(&new.message)
+            !tells.contains(&code)
+                && doctor::parts(&old.message).0 == doctor::parts(&new.message).0
+                && repaired(&old.message) == repaired(&new.message)
         });
         if same && (words_vary || old.message == new.message) {
             return;

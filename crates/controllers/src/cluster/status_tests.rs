@@ -208,6 +208,38 @@ fn a_role_is_told_as_doctor_tells_it_where_the_keys_of_the_host_are_refused() {
     }
 }
 
+/// The same code for three causes: each is told in the words of the doctor, also where it takes the place of another.
+#[test]
+fn a_refusal_is_told_in_the_words_of_the_doctor() {
+    let mut before = ClusterStatus::default();
+    for (words, told) in [
+        (
+            "401: Unauthorized: signature is invalid",
+            "checks tokens with another jwtSecret",
+        ),
+        (
+            "401: Unauthorized: token is signed with a key that is not trusted here",
+            "does not know the keys by which this host signs",
+        ),
+        (
+            "401: Unauthorized: jwt: token has a wrong aud",
+            "does not know the keys by which this host signs",
+        ),
+    ] {
+        let code = AccessCode::SignatureInvalid;
+        let known = known(Some(Verdict::Refused {
+            code,
+            evidence: words.into(),
+        }));
+        let status = next(&before, &known, at(0));
+        let message = &find(&status.conditions, HOST_ACCESS).unwrap().message;
+        let consequence = finding("m", code, words).consequence;
+        assert_eq!(doctor::parts(message).0, consequence, "{message}");
+        assert!(message.contains(told), "{message}");
+        before = status;
+    }
+}
+
 #[test]
 fn an_agent_is_told_of_in_the_words_of_the_original() {
     let mut before = ClusterStatus::default();

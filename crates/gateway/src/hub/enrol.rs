@@ -120,7 +120,7 @@ fn private(response: Response) -> Response {
 fn refusal(error: &EnrolError) -> Status {
     let (code, reason) = match error {
         EnrolError::Join(error) if !matches!(error, JoinError::Api { .. }) => {
-            return join::refusal(error);
+            return join::refusal(error, "");
         }
         EnrolError::TokenUnknown => (404, "NotFound"),
         EnrolError::TokenUsed | EnrolError::TokenExpired(_) => (410, "Gone"),

@@ -75,6 +75,7 @@ impl Inner {
         let kubeconfig = STANDARD
             .decode(wanted.kubeconfig.trim())
             .map_err(|_| Box::new(Status::bad_request("kubeconfig: it is not base64")))?;
+        let name = wanted.name.clone();
         let request = Request {
             name: wanted.name,
             kubeconfig,
@@ -107,7 +108,7 @@ impl Inner {
             .map_err(|_| Box::new(Status::internal_error("the join broke off")))?;
         match ended {
             Ok(report) => Ok(answer::json(StatusCode::OK, &report)),
-            Err(error) => Err(Box::new(refusal(&error))),
+            Err(error) => Err(Box::new(refusal(&error, &name))),
         }
     }
 
@@ -130,7 +131,7 @@ impl Inner {
         let ended: Result<Cleaning, JoinError> = running
             .await
             .map_err(|_| Box::new(Status::internal_error("the leaving broke off")))?;
-        let cleaning = ended.map_err(|error| Box::new(refusal(&error)))?;
+        let cleaning = ended.map_err(|error| Box::new(refusal(&error, name)))?;
         Ok(answer::json(
             StatusCode::OK,
             &json!({"cluster": name, "left": true, "member": cleaning}),
@@ -138,11 +139,11 @@ impl Inner {
     }
 }
 
-pub(super) fn refusal(error: &JoinError) -> Status {
+pub(super) fn refusal(error: &JoinError, cluster: &str) -> Status {
     if let JoinError::Trust(cause) = error {
         return Status {
             message: error.words(),
-            ..super::trust::refusal(cause)
+            ..super::trust::refusal(cause, cluster)
         };
     }
     let (code, reason) = match error {
@@ -156,8 +157,9 @@ pub(super) fn refusal(error: &JoinError) -> Status {
         JoinError::Unfit(_) => (422, "Invalid"),
         _ => (502, "BadGateway"),
     };
+    let remedy = error.remedy().unwrap_or_default();
     let cause = match error {
-        JoinError::Unfit(finding) => Some((finding.code, finding.remedy.as_str())),
+        JoinError::Unfit(finding) => Some((finding.code, remedy.as_str())),
         _ => None,
     };
     refused(code, reason, error.words(), cause)

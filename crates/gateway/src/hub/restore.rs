@@ -5,7 +5,10 @@ use std::ops::ControlFlow;
 use axum::response::Response;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::StatusCode;
-use kah_api::status::Status;
+use kah_api::{
+    access::{AUTHORITY_CHANGED, PLAN_CHANGED, RESTORE_UNDER_WAY},
+    status::{Cause, Status},
+};
 use kah_cluster::{
     propagate::PropagateError,
     restore::{Report, Request, RestoreError, restore},
@@ -95,12 +98,13 @@ impl Inner {
             .map_err(|_| Box::new(Status::internal_error("the restore broke off")))?;
         match ended {
             Ok(report) => Ok(answer::json(StatusCode::OK, &report)),
-            Err(error) => Err(Box::new(refusal(&error))),
+            Err(error) => Err(Box::new(refusal(&error, cluster))),
         }
     }
 }
 
-pub(super) fn refusal(error: &RestoreError) -> Status {
+/// The access code comes first, where there is one, and then what machines may decide by.
+pub(super) fn refusal(error: &RestoreError, cluster: &str) -> Status {
     let (code, reason) = match error {
         RestoreError::Unknown(_) => (404, "NotFound"),
         RestoreError::IsHost(_) => (400, "BadRequest"),
@@ -131,9 +135,27 @@ pub(super) fn refusal(error: &RestoreError) -> Status {
         RestoreError::Kubeconfig(_) | RestoreError::Address(_) => (400, "BadRequest"),
         _ => (502, "BadGateway"),
     };
-    let remedy = error.remedy().map(|remedy| remedy.text).unwrap_or_default();
-    let cause = error.code().map(|code| (code, remedy));
-    refused(code, reason, with_causes(error), cause)
+    let advice = error.advice(cluster).unwrap_or_default();
+    let cause = error.code().map(|code| (code, advice.as_str()));
+    let mut status = refused(code, reason, with_causes(error), cause);
+    let details = status.details.get_or_insert_default();
+    cluster.clone_into(&mut details.name);
+    let more = match error {
+        RestoreError::Busy { .. } => Some((RESTORE_UNDER_WAY, "", advice)),
+        RestoreError::Otherwise(_) => Some((PLAN_CHANGED, "agreed", advice)),
+        RestoreError::Authority { shown, .. } => {
+            Some((AUTHORITY_CHANGED, "acceptCa", shown.clone()))
+        }
+        _ => None,
+    };
+    details
+        .causes
+        .extend(more.map(|(reason, field, message)| Cause {
+            reason: reason.to_owned(),
+            message,
+            field: field.to_owned(),
+        }));
+    status
 }
 
 #[cfg(test)]
@@ -157,15 +179,53 @@ mod tests {
             ),
             (PropagateError::UnknownUser("ann".into()), "user"),
         ] {
-            let status = refusal(&RestoreError::User {
+            let error = RestoreError::User {
                 code: Some(AccessCode::UserMissing),
                 source: Box::new(source),
-            });
+            };
+            let status = refusal(&error, "m");
             assert_eq!(status.code, 422);
             assert!(status.message.starts_with("bring the user"), "{status:?}");
             let cause = &status.details.unwrap().causes[0];
             assert_eq!(cause.reason, "UserMissing");
             assert!(cause.message.contains(words), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn machines_tell_refusals_apart_without_reading_sentences() {
+        let busy = RestoreError::Busy {
+            by: "ann".into(),
+            step: kah_cluster::restore::Step::Planned,
+        };
+        let authority = RestoreError::Authority {
+            known: "AA:AA".into(),
+            shown: "BB:BB".into(),
+        };
+        for (error, code, reason, message) in [
+            (busy, 409, "RestoreUnderWay", "Try again in a minute"),
+            (
+                RestoreError::Otherwise("a key".into()),
+                409,
+                "PlanChanged",
+                "look at the new plan",
+            ),
+            (authority, 422, "AuthorityChanged", "BB:BB"),
+        ] {
+            let status = refusal(&error, "m");
+            assert_eq!(status.code, code);
+            let details = status.details.unwrap();
+            assert_eq!(details.name, "m");
+            let cause = details.causes.last().unwrap();
+            assert_eq!(cause.reason, reason);
+            assert!(cause.message.contains(message), "{cause:?}");
+            if reason == "AuthorityChanged" {
+                assert_eq!(cause.message, message);
+                let first = &details.causes[0];
+                assert_eq!(first.reason, "TLSUntrusted");
+                let command = "`kah restore-access m --accept-ca BB:BB`";
+                assert!(first.message.contains(command), "{first:?}");
+            }
         }
     }
 }

@@ -121,7 +121,7 @@ impl Inner {
             .map_err(|_| Box::new(Status::internal_error("the move broke off")))?;
         match ended {
             Ok(report) => Ok(answer::json(StatusCode::OK, &report)),
-            Err(error) => Err(Box::new(refusal(&error))),
+            Err(error) => Err(Box::new(refusal(&error, cluster))),
         }
     }
 
@@ -131,7 +131,7 @@ impl Inner {
         let force = forced(query)?;
         let rotation = rotate(host, force)
             .await
-            .map_err(|error| Box::new(refusal(&error)))?;
+            .map_err(|error| Box::new(refusal(&error, "")))?;
         let Rotation { next, behind } = &rotation;
         tracing::info!(by, next, force, ?behind, "rotate the signing keys");
         Ok(answer::json(StatusCode::ACCEPTED, &rotation))
@@ -204,14 +204,14 @@ async fn overview(host: &Host) -> Overview {
     }
 }
 
-pub(super) fn refusal(error: &TrustError) -> Status {
+pub(super) fn refusal(error: &TrustError, cluster: &str) -> Status {
     let (code, reason) = match error {
         TrustError::Known(error)
             if matches!(**error, JoinError::Same(_) | JoinError::IsHost(_)) =>
         {
             (422, "Invalid")
         }
-        TrustError::Restore(error) => return restore::refusal(error),
+        TrustError::Restore(error) => return restore::refusal(error, cluster),
         TrustError::Unknown(_) => (404, "NotFound"),
         TrustError::IsHost(_) => (400, "BadRequest"),
         TrustError::Busy { .. }
@@ -225,13 +225,41 @@ pub(super) fn refusal(error: &TrustError) -> Status {
         TrustError::Keys(_) => (500, "InternalError"),
         _ => (502, "BadGateway"),
     };
-    let cause = error.code().map(|code| (code, code.remedy().text));
+    let advice = error.advice(cluster).unwrap_or_default();
+    let cause = error.code().map(|code| (code, advice.as_str()));
     refused(code, reason, with_causes(error), cause)
 }
 
 #[cfg(test)]
 mod tests {
+    use kah_api::access::AccessCode;
+
     use super::*;
+
+    #[test]
+    fn what_to_do_is_about_the_trust_that_was_tried() {
+        for (error, words) in [
+            (
+                TrustError::NotAccepted {
+                    code: Some(AccessCode::SignatureInvalid),
+                    evidence: "401".into(),
+                },
+                "hub-trust",
+            ),
+            (
+                TrustError::Unasked {
+                    cluster: "m".into(),
+                    code: Some(AccessCode::TLSUntrusted),
+                    evidence: "x".into(),
+                },
+                "`kah restore-access m --accept-ca FINGERPRINT`",
+            ),
+        ] {
+            let cause = refusal(&error, "m").details.unwrap().causes.remove(0);
+            assert!(cause.message.contains(words), "{cause:?}");
+            assert!(!cause.message.contains("jwtSecret"), "{cause:?}");
+        }
+    }
 
     #[test]
     fn only_the_word_true_forces() {

@@ -1,0 +1,124 @@
+//! What to do about a cluster that cannot join: there is no Cluster object yet that anything could be stored in or repaired by.
+
+use super::JoinError;
+use crate::{
+    AccessCode,
+    doctor::{Finding, OLDEST},
+};
+
+impl JoinError {
+    /// What to do, where what is wrong with the cluster is known.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        let Self::Unfit(finding) = self else {
+            return None;
+        };
+        Some(remedy(finding))
+    }
+}
+
+/// What to do about a finding, before the cluster has joined.
+pub(super) fn remedy(finding: &Finding) -> String {
+    let name = &finding.cluster;
+    let by_hand = by_hand(name, finding.code);
+    if finding.repairable {
+        return format!(
+            "Join it with --force and run `kah restore-access {name}`, or by hand: {by_hand}"
+        );
+    }
+    by_hand
+}
+
+fn by_hand(name: &str, code: AccessCode) -> String {
+    let (major, minor) = OLDEST;
+    match code {
+        AccessCode::TokenNotInCache => {
+            "In the cluster, set authentication.oauthOptions.accessTokenMaxAge to 0 and restart ks-apiserver."
+        }
+        AccessCode::SignatureInvalid => {
+            "Copy authentication.jwtSecret of the host to the cluster and restart its ks-apiserver, or join it with --trust federated if it offers that."
+        }
+        AccessCode::ClockSkew => "Synchronise the clocks of the host's and the cluster's machines.",
+        AccessCode::UserMissing => "Create this user in the cluster.",
+        AccessCode::UserDisabled => "Enable this user in the cluster.",
+        AccessCode::MemberNotReady => {
+            "See that its ks-apiserver runs, with `kubectl -n kubesphere-system get deploy,pods -l app=ks-apiserver` in the cluster."
+        }
+        AccessCode::MemberUnreachable => {
+            return format!(
+                "See that the cluster runs, and that the host reaches the address in the kubeconfig; a cluster that it cannot reach joins with `kah cluster join {name} --agent`."
+            );
+        }
+        AccessCode::TLSUntrusted => {
+            "Give a kubeconfig with the cluster's present certificate authority, and with an address that its certificate is for."
+        }
+        AccessCode::TLSExpired => {
+            "Renew the cluster's certificates, and give a kubeconfig that has the authority behind them."
+        }
+        AccessCode::CredentialRejected => {
+            "Give a kubeconfig that works: the cluster rejects the credential in this one."
+        }
+        AccessCode::CredentialExpiring => "Give a kubeconfig whose credential lasts longer.",
+        AccessCode::NameNotResolved => {
+            "Give a kubeconfig with an address that the host can resolve."
+        }
+        AccessCode::RouteForbidden => {
+            "Give a kubeconfig of somebody who may use services/proxy in the namespace kubesphere-system."
+        }
+        AccessCode::ConfigUnreadable => {
+            "In the cluster, see that the ConfigMap kubesphere-config has a key kubesphere.yaml that holds YAML, and that the kubeconfig may read it."
+        }
+        AccessCode::VersionUnsupported => {
+            return format!(
+                "Upgrade it to Kubernetes {major}.{minor} or newer, with a ks-apiserver of KubeSphere 3 or of Kube AI Hub."
+            );
+        }
+        AccessCode::WrongRole => {
+            "In the cluster, set multicluster.clusterRole to member and restart ks-apiserver."
+        }
+        AccessCode::TrustUndecided => {
+            "Say how it is to know callers, with --trust federated or --trust shared-secret."
+        }
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding;
+
+    #[test]
+    fn nobody_who_joins_a_cluster_is_sent_to_an_object_that_is_not_there() {
+        for code in AccessCode::ALL {
+            let finding = finding("m", code, "its words");
+            let repairable = finding.repairable;
+            let remedy = JoinError::Unfit(Box::new(finding)).remedy().unwrap();
+            for word in ["Cluster object", "kah cluster show", "stored", "CLUSTER"] {
+                assert!(!remedy.contains(word), "{code}: {remedy}");
+            }
+            // Only `--force` makes it a Cluster that can be restored.
+            assert_eq!(remedy.contains("--force"), repairable, "{code}: {remedy}");
+            assert_eq!(
+                remedy.contains("kah restore-access"),
+                repairable,
+                "{code}: {remedy}"
+            );
+        }
+        for (code, words) in [
+            (
+                AccessCode::CredentialRejected,
+                "Give a kubeconfig that works",
+            ),
+            (AccessCode::VersionUnsupported, "Kubernetes 1.20 or newer"),
+            (
+                AccessCode::MemberUnreachable,
+                "`kah cluster join m --agent`",
+            ),
+        ] {
+            let remedy = remedy(&finding("m", code, ""));
+            assert!(remedy.contains(words), "{code}: {remedy}");
+        }
+        assert_eq!(JoinError::Silent.remedy(), None);
+    }
+}
