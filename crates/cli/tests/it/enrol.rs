@@ -11,7 +11,7 @@ use kah_testkit::fleet::{Fleet, until};
 use kah_testkit::http_client::send;
 use kah_testkit::kubectl::Kubectl;
 
-use crate::fleet::{OURS, kah, log_in, ok, server_pod, start};
+use crate::fleet::{OURS, edit, kah, log_in, ok, server_pod, start};
 
 const AGENT: [&str; 4] = [
     "secret/kah-agent",
@@ -215,6 +215,49 @@ fn proxy(behind: String) -> (String, Arc<Mutex<Vec<String>>>) {
         }
     });
     (url, asked)
+}
+
+#[test]
+fn the_image_of_an_agent_is_named_by_the_host_or_by_who_joins() {
+    let fleet = start(&["--members", "0"]);
+    log_in(&fleet);
+    let join = |more: &[&str]| {
+        let join = ["cluster", "join", "edge", "--agent", "-o", "yaml"];
+        kah(&fleet, &[join.as_slice(), more].concat())
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let ours = format!("image: kubeaihub.io/kah:{version}\n");
+    let plain = join(&[]);
+    assert!(plain.stdout.contains(&ours), "{plain:?}");
+    let named = join(&["--image", "registry.example.org/kah:1"]);
+    assert!(
+        named.stdout.contains("image: registry.example.org/kah:1\n"),
+        "{named:?}"
+    );
+    let refused = join(&["--image", "kah\nx: y"]);
+    assert!(
+        refused.code == 1
+            && refused
+                .stderr
+                .contains("image: expected a reference to an image"),
+        "{refused:?}"
+    );
+
+    // The host names a mirror, and is not restarted for that.
+    let mirror = r"hub:\n  agentImage: mirror.example.org/kah:2\n";
+    edit(&fleet.kubectl("host").unwrap(), r"hub:\n", mirror);
+    until(Duration::from_secs(30), "the mirror is named", || {
+        let ran = join(&[]);
+        ran.stdout
+            .contains("image: mirror.example.org/kah:2\n")
+            .then_some(())
+    })
+    .unwrap();
+    let named = join(&["--image", "registry.example.org/kah:1"]);
+    assert!(
+        named.stdout.contains("image: registry.example.org/kah:1\n"),
+        "{named:?}"
+    );
 }
 
 /// The name of the host means nothing to the cluster: its proxy is the only way out.
