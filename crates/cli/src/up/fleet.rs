@@ -162,7 +162,8 @@ impl Fleet {
             return Ok(());
         };
         let client = host.cluster.client();
-        let adjusted = adjust::host(&client, self.address.port());
+        let agents = members.iter().map(|member| member.cluster.client());
+        let adjusted = adjust::host(&client, self.address.port(), agents.collect());
         let host_object = seed::host_cluster(host.cluster.admin_kubeconfig(), &host.place.address);
         let host_written = joining::write(&client, HOST, host_object);
         let members: Vec<joining::Member> = members

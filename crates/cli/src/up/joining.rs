@@ -172,7 +172,7 @@ fn readdressed(kubeconfig: &str, address: &str) -> Option<String> {
 }
 
 /// Whether a URL leads to this machine, where an address of a member may be one of an earlier start.
-fn is_here(url: &str) -> bool {
+pub fn is_here(url: &str) -> bool {
     let host = url.parse::<http::Uri>().ok();
     let host = host.as_ref().and_then(http::Uri::host).unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();

@@ -8,10 +8,11 @@ use std::{
 };
 
 use kah_testkit::fleet::{Fleet, until};
-use kah_testkit::http_client::send;
+use kah_testkit::http_client::{get, send};
 use kah_testkit::kubectl::Kubectl;
+use rustix::process::Signal;
 
-use crate::fleet::{OURS, edit, kah, log_in, ok, server_pod, start, without_controllers};
+use crate::fleet::{OURS, edit, kah, log_in, ok, server_pod, start, token, without_controllers};
 
 const AGENT: [&str; 4] = [
     "secret/kah-agent",
@@ -258,6 +259,36 @@ fn the_image_of_an_agent_is_named_by_the_host_or_by_who_joins() {
         named.stdout.contains("image: registry.example.org/kah:1\n"),
         "{named:?}"
     );
+}
+
+#[test]
+fn an_agent_finds_the_host_of_the_next_start() {
+    let mut fleet = start(&["--members", "1"]);
+    log_in(&fleet);
+    let left = kah(&fleet, &["cluster", "leave", "member-1", "--yes"]);
+    assert_eq!(left.code, 0, "{left:?}");
+    let (line, _) = invite(&fleet, "edge");
+    let url = line.strip_prefix("kubectl apply -f ").unwrap();
+    ok(&fleet.kubectl("member-1").unwrap(), &["apply", "-f", url]);
+    let serves = |fleet: &Fleet| {
+        let url = format!("{}/clusters/edge/version", fleet.facts().address);
+        let token = token(fleet);
+        until(Duration::from_secs(60), "edge serves", || {
+            let answer = get(&url, &token).ok()?;
+            (answer.status == 200).then_some(())
+        })
+        .unwrap();
+    };
+    serves(&fleet);
+    // The host has another port each time here.
+    let before = fleet.facts().address.clone();
+    fleet.restart(Signal::INT, &["--members", "1"]).unwrap();
+    assert_ne!(fleet.facts().address, before);
+    assert_eq!(
+        fleet.facts().clusters[1].in_fleet_as.as_deref(),
+        Some("edge")
+    );
+    serves(&fleet);
 }
 
 /// The commands that the manual has for a member whose host is gone, in their order.
