@@ -10,6 +10,7 @@ pub mod config;
 pub mod definition;
 pub mod go_json;
 pub mod iam;
+pub mod image;
 pub mod network;
 pub mod path;
 pub mod seed;

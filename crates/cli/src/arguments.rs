@@ -196,6 +196,9 @@ pub struct Join {
     /// With --proxy: where it is not used, with commas between
     #[arg(long, value_name = "LIST", requires = "proxy")]
     pub no_proxy: Option<String>,
+    /// With --agent: the image that it runs, REGISTRY/PATH:TAG [default: hub.agentImage of the host, else this release's]
+    #[arg(long, value_name = "IMAGE", requires = "agent")]
+    pub image: Option<String>,
     /// Only check
     #[arg(long)]
     pub dry_run: bool,

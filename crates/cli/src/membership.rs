@@ -35,6 +35,7 @@ async fn invite(wanted: &Join) -> Result<(), Failure> {
         "insecureHub": wanted.insecure_hub,
         "proxy": wanted.proxy,
         "noProxy": wanted.no_proxy.as_deref().unwrap_or_default(),
+        "image": wanted.image,
         "force": wanted.force,
     });
     let invitation = understand(name, &hub.post(CLUSTERS, &body).await?)?;

@@ -1,9 +1,12 @@
 //! `kah up`: a host and members on this machine.
 
+mod adjust;
 mod data;
 mod fault;
 mod fleet;
+mod joining;
 mod port;
+mod standing;
 mod summary;
 mod trust;
 

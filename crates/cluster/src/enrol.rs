@@ -8,7 +8,7 @@ pub mod manifest;
 mod token;
 
 use jiff::Timestamp;
-use kah_api::{cluster::Trust, seed};
+use kah_api::{cluster::Trust, image::Image, seed};
 use kube::{
     Api,
     api::{ObjectMeta, PostParams},
@@ -106,6 +106,8 @@ pub struct Invite {
     pub insecure_hub: bool,
     /// An HTTP proxy on the agent's way out.
     pub proxy: Option<Proxy>,
+    /// The image that the agent runs; none: that of this release.
+    pub image: Option<Image>,
     /// Invite a cluster anew that has enrolled before. It keeps its Cluster object; only the same cluster may use the token.
     pub again: bool,
 }
@@ -210,6 +212,7 @@ pub async fn invite(host: &Host, wanted: &Invite) -> Result<Invitation, EnrolErr
         hub_authority: hub_authority(host).await?.as_deref(),
         insecure_hub: wanted.insecure_hub,
         proxy: wanted.proxy.as_ref(),
+        image: wanted.image.as_ref(),
         pin: authority.pin(),
         token: token.expose(),
     });
@@ -237,6 +240,7 @@ pub async fn manifest(host: &Host, token: &Token) -> Result<String, EnrolError> 
         hub_authority: hub_authority(host).await?.as_deref(),
         insecure_hub: invited.insecure_hub,
         proxy: invited.proxy.as_ref(),
+        image: invited.image.as_ref(),
         pin: authority.pin(),
         token: token.expose(),
     }))

@@ -1,6 +1,6 @@
 //! What of `kubesphere.yaml` the gateway itself acts on, prepared once for each configuration.
 
-use kah_api::config::Configuration;
+use kah_api::{config::Configuration, image::Image};
 use kah_cluster::{guard::AddressGuard, tower::Tower};
 use serde_json::Value;
 
@@ -42,6 +42,8 @@ pub struct Settings {
     pub gpu_kinds: Value,
     /// `hub.allowedAddresses`
     pub guard: AddressGuard,
+    /// `hub.agentImage`
+    pub agent_image: Option<Image>,
     /// What agents of the original are told.
     pub tower: Tower,
 }
@@ -63,6 +65,7 @@ impl From<&Configuration> for Settings {
             configz: serde_json::to_value(configuration.configz()).unwrap_or_default(),
             gpu_kinds: serde_json::to_value(configuration.gpu_kinds()).unwrap_or_default(),
             guard: AddressGuard::new(&configuration.hub.allowed_addresses),
+            agent_image: configuration.hub.agent_image.clone(),
             tower: Tower {
                 address: configuration.multicluster.proxy_publish_address.clone(),
                 service: configuration.multicluster.proxy_publish_service.clone(),

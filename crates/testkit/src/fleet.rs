@@ -35,6 +35,7 @@ pub struct Facts {
 
 /// One cluster in [`Facts`].
 #[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ClusterFacts {
     /// Its name.
     pub name: String,
@@ -45,6 +46,9 @@ pub struct ClusterFacts {
     /// An address of its ks-apiserver that outlives Pods, where it has one.
     #[serde(default)]
     pub endpoint: Option<String>,
+    /// The name of its Cluster, if it has one.
+    #[serde(default)]
+    pub in_fleet_as: Option<String>,
 }
 
 /// A child process that gets a SIGTERM when its owner goes, and is killed if that does not help.
@@ -169,6 +173,14 @@ impl Fleet {
     /// What the program said.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// What `kah up` has told people since it was started last.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub fn told(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.folder.path().join("up.err"))?)
     }
 
     /// The running `kah up`.

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{ConfigError, Configuration, Finding, JwtSecret, Raw, reader::Section};
 use crate::{
+    image::{Image, NoImage},
     network::{Network, NoNetwork},
     time::GoDuration,
 };
@@ -120,6 +121,8 @@ pub struct Multicluster {
 pub struct Hub {
     /// Addresses that clusters may have although they are of this machine, of its link or the like.
     pub allowed_addresses: Vec<Network>,
+    /// Image of this program for agents; none: that of this release. `multicluster.agentImage` is the original's agent, another program.
+    pub agent_image: Option<Image>,
 }
 
 /// Section `cache`.
@@ -227,6 +230,7 @@ pub(super) fn read(raw: Raw, findings: Vec<Finding>) -> Result<Configuration, Co
         },
         hub: Hub {
             allowed_addresses: networks(&root.section("hub")?, "allowedAddresses")?,
+            agent_image: image(&root.section("hub")?, "agentImage")?,
         },
         cache: Cache {
             kind: cache.text("type", "InMemoryCache")?,
@@ -272,6 +276,20 @@ fn networks(section: &Section<'_>, key: &str) -> Result<Vec<Network>, ConfigErro
         path: format!("hub.{key}"),
         message: error.to_string(),
     })
+}
+
+fn image(section: &Section<'_>, key: &str) -> Result<Option<Image>, ConfigError> {
+    let text = section.text(key, "")?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parsed = text.parse();
+    parsed
+        .map(Some)
+        .map_err(|error: NoImage| ConfigError::Value {
+            path: format!("hub.{key}"),
+            message: error.to_string(),
+        })
 }
 
 fn oauth(section: &Section<'_>) -> Result<OauthOptions, ConfigError> {

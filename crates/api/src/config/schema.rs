@@ -103,7 +103,7 @@ const KNOWN: [(&str, &[&str]); 12] = [
         ],
     ),
     ("cache", &["type", "options"]),
-    ("hub", &["allowedAddresses"]),
+    ("hub", &["allowedAddresses", "agentImage"]),
     ("kubernetes", &["kubeconfig", "master", "qps", "burst"]),
     ("terminal", &["image", "timeout", "uploadFileLimit"]),
     (

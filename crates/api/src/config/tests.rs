@@ -121,6 +121,27 @@ fn durations_null_and_weak_types() {
 }
 
 #[test]
+fn the_image_of_agents_is_not_that_of_the_originals_agent() {
+    let agent_image = |text: &str| read(text).hub.agent_image.map(|it| it.to_string());
+    assert_eq!(
+        agent_image("multicluster: {agentImage: 'kubesphere/tower:v1.0'}"),
+        None
+    );
+    assert_eq!(agent_image("hub: {agentImage: ''}"), None);
+    let named = "hub: {agentImage: 'registry.example.org/kah:1'}";
+    assert_eq!(
+        agent_image(named).as_deref(),
+        Some("registry.example.org/kah:1")
+    );
+    let refused = Configuration::read("hub: {agentImage: 'a b'}", &BTreeMap::new());
+    let words = refused.unwrap_err().to_string();
+    assert!(
+        words.contains("hub.agentImage") && words.contains("registry.example.org"),
+        "{words}"
+    );
+}
+
+#[test]
 fn the_environment_overrides_keys_that_are_present() {
     let environment = BTreeMap::from([
         (

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rand::RngExt;
 
+use super::standing::Record;
 use crate::failure::Failure;
 use crate::login::write_private;
 
@@ -140,6 +141,19 @@ impl DataDir {
     pub fn keep_ports(&self, ports: &BTreeMap<String, u16>) -> Result<(), Failure> {
         let text = serde_json::to_string(ports).unwrap_or_default();
         self.write(&self.path.join("ports.json"), &text)
+    }
+
+    /// Which members were joined to the end by earlier starts.
+    pub fn joined(&self) -> Record {
+        let text = std::fs::read(self.path.join("joined.json")).unwrap_or_default();
+        // Of a folder of an older version: whoever has a Cluster is noted at this start.
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Keeps that for the next start.
+    pub fn keep_joined(&self, record: &Record) -> Result<(), Failure> {
+        let text = serde_json::to_string(record).unwrap_or_default();
+        self.write(&self.path.join("joined.json"), &text)
     }
 
     /// Members that an earlier start made and that are numbered above `members`.

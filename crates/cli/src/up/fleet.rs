@@ -6,20 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kah_api::cluster::Trust;
 use kah_api::seed::{self, Role, Seed};
 use kah_localkube::authority::Authority;
 use kah_localkube::node::Program;
 use kah_localkube::{Cluster, Options};
-use kube::api::{
-    Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
-};
-use serde_json::{Value, json};
+use kube::api::{Api, PostParams};
+use serde_json::Value;
 
 use super::data::{DataDir, random_text};
 use super::fault::{Fault, Kind};
-use super::{port, trust};
+use super::standing::Standing;
+use super::{adjust, joining, port, trust};
 use crate::failure::Failure;
 use crate::output;
 
@@ -52,6 +51,31 @@ pub struct Place {
     pub kubeconfig: PathBuf,
     /// Its Kubernetes API.
     pub address: String,
+    /// The name of its Cluster; a member that has left the fleet has none.
+    pub in_fleet_as: Option<String>,
+}
+
+impl Place {
+    /// What a person has to know of a member that is not in the fleet under its own name.
+    fn told(&self, standing: &Standing) -> Option<String> {
+        let name = &self.name;
+        let join = |as_name: &str| {
+            let kubeconfig = self.kubeconfig.display();
+            format!("kah cluster join {as_name} --kubeconfig {kubeconfig}")
+        };
+        match standing {
+            Standing::New | Standing::Joined => None,
+            Standing::As(other) => Some(format!("{name} is in the fleet as {other}.")),
+            Standing::Left => Some(format!(
+                "{name} has left the fleet; not joined again: {}",
+                join(name)
+            )),
+            Standing::NameTaken => Some(format!(
+                "{name} is not in the fleet, and another cluster is, under its name; not joined: {}",
+                join("NAME")
+            )),
+        }
+    }
 }
 
 impl Fleet {
@@ -108,20 +132,23 @@ impl Fleet {
             None => fleet.join(data, &trusts).await,
             Some(error) => Err(error),
         };
+        let joined = match joined {
+            Ok(()) => fleet.tell_left_out(data, members).await,
+            failed => failed,
+        };
         if let Err(error) = joined {
             fleet.stop().await;
             return Err(error);
-        }
-        for name in data.left_out(members) {
-            output::talk(&format!(
-                "{name} of an earlier start is kept but not started: the host shows it as unreachable."
-            ));
         }
         Ok(fleet)
     }
 
     /// Writes kubeconfigs and ports, and tells the host where its members are.
-    async fn join(&self, data: &DataDir, trusts: &BTreeMap<String, Trust>) -> Result<(), Failure> {
+    async fn join(
+        &mut self,
+        data: &DataDir,
+        trusts: &BTreeMap<String, Trust>,
+    ) -> Result<(), Failure> {
         let mut ports = data.ports();
         for running in &self.clusters {
             data.write(
@@ -135,37 +162,56 @@ impl Fleet {
             return Ok(());
         };
         let client = host.cluster.client();
-        let adjusted = adjust_host(&client, self.address.port());
+        let agents = members.iter().map(|member| member.cluster.client());
+        let adjusted = adjust::host(&client, self.address.port(), agents.collect());
         let host_object = seed::host_cluster(host.cluster.admin_kubeconfig(), &host.place.address);
-        let mut objects = vec![host_object];
-        for member in members {
-            let name = &member.place.name;
-            let mut object = seed::member_cluster(
-                name,
-                member.cluster.admin_kubeconfig(),
-                &member.place.address,
-                None,
-            );
-            if trusts.get(name) == Some(&Trust::Federated) {
-                let uid = trust::acquaint(name, &client, &member.cluster.client()).await?;
-                object["spec"]["trust"] = Trust::Federated.as_str().into();
-                object["status"] = json!({"uid": uid});
-            }
-            objects.push(object);
-        }
-        let joined = objects
-            .into_iter()
-            .map(|object| join_cluster(&client, object));
-        let joined = futures::future::join_all(joined);
+        let host_written = joining::write(&client, HOST, host_object);
+        let members: Vec<joining::Member> = members
+            .iter()
+            .map(|member| joining::Member {
+                name: &member.place.name,
+                client: member.cluster.client(),
+                kubeconfig: member.cluster.admin_kubeconfig(),
+                address: &member.place.address,
+                trust: trusts.get(&member.place.name).copied().unwrap_or_default(),
+            })
+            .collect();
+        let joined = joining::join(data, &client, &members);
         let images = futures::future::join_all(
             self.clusters
                 .iter()
-                .map(|running| adjust_image(running.cluster.client())),
+                .map(|running| adjust::images(running.cluster.client())),
         );
-        let (adjusted, joined, images) = tokio::join!(adjusted, joined, images);
+        let (adjusted, host_written, joined, images) =
+            tokio::join!(adjusted, host_written, joined, images);
         adjusted?;
-        joined.into_iter().collect::<Result<(), _>>()?;
-        images.into_iter().collect()
+        host_written?;
+        let standings = joined?;
+        images.into_iter().collect::<Result<(), _>>()?;
+        for running in &mut self.clusters {
+            let Some(standing) = standings.get(&running.place.name) else {
+                continue;
+            };
+            running.place.in_fleet_as = standing.cluster(&running.place.name).map(str::to_owned);
+            if let Some(told) = running.place.told(standing) {
+                output::talk(&told);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells which members of earlier starts the host misses.
+    async fn tell_left_out(&self, data: &DataDir, members: u16) -> Result<(), Failure> {
+        let left_out = data.left_out(members);
+        if let (Some(host), false) = (self.clusters.first(), left_out.is_empty()) {
+            let host = host.cluster.client();
+            for (name, cluster) in joining::kept_as(data, &host, left_out).await? {
+                output::talk(&format!(
+                    "{name} of an earlier start is kept but not started: the host shows {cluster} as unreachable."
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Takes a member's trust away and restarts its ks-apiserver. Says what was done. There is nothing to break between those who share no secret, so
@@ -180,11 +226,21 @@ impl Fleet {
             .find(|running| running.place.name == *member)
             .ok_or_else(|| failed("find the cluster"))?;
         let client = running.cluster.client();
+        let cluster = running.place.in_fleet_as.as_deref().ok_or_else(|| {
+            let join = format!(
+                "Join it with `kah cluster join {member} --kubeconfig {}`, or leave --break out.",
+                running.place.kubeconfig.display()
+            );
+            Failure::new(
+                format!("{member} has left the fleet: there is no trust to break"),
+                join,
+            )
+        })?;
         let mut told = Vec::new();
         if let Some(host) = self.clusters.first() {
             let secret = jwt_secret(&host.cluster).await?;
             let host = host.cluster.client();
-            if trust::share_secret(member, &host, &client, &secret).await? {
+            if trust::share_secret(cluster, &host, &client, &secret).await? {
                 told.push(format!(
                     "Put {member} into shared-secret trust: it has the host's jwtSecret now."
                 ));
@@ -254,8 +310,14 @@ impl Fleet {
         };
         let clusters = kah_cluster::clusters(host.cluster.client());
         for member in members {
+            // What joined under another name may wait for its agent, or for people.
+            if member.place.in_fleet_as.as_deref() != Some(&member.place.name) {
+                continue;
+            }
             let not_ready = || async {
                 let object = clusters.get_opt(&member.place.name).await.ok().flatten();
+                // An agent connects when it does, or never.
+                let object = object.filter(|it| it.data["spec"]["connection"]["type"] != "proxy");
                 let conditions = object.and_then(|mut object| {
                     Some(object.data.pointer_mut("/status/conditions")?.take())
                 });
@@ -361,6 +423,7 @@ impl Plan<'_> {
             name: name.to_owned(),
             kubeconfig: self.data.kubeconfig(name),
             address: format!("https://{}", cluster.address()),
+            in_fleet_as: Some(name.to_owned()),
         };
         Ok(Running { place, cluster })
     }
@@ -395,13 +458,9 @@ fn program() -> Result<Program, Failure> {
         Failure::new("find this program's own file", "Start it by its full path.").because(error)
     })?;
     Ok(Program {
-        image: image(),
+        image: adjust::image(),
         path,
     })
-}
-
-fn image() -> String {
-    format!("kubeaihub.io/kah:{}", env!("CARGO_PKG_VERSION"))
 }
 
 async fn hash(password: String) -> Result<String, Failure> {
@@ -432,117 +491,6 @@ async fn jwt_secret(host: &Cluster) -> Result<String, Failure> {
     let secret = configuration.authentication.jwt_secret;
     String::from_utf8(secret.expose().to_vec())
         .map_err(|_| Failure::new("use the host's jwtSecret: it is no text", next))
-}
-
-/// The port may be another one than at the last start.
-async fn adjust_host(client: &kube::Client, node_port: u16) -> Result<(), Failure> {
-    let services: Api<Service> = Api::namespaced(client.clone(), seed::NAMESPACE);
-    let failed = |error| {
-        Failure::new(
-            format!("give Service ks-apiserver of the host the port {node_port}"),
-            "Look at the Service with kubectl, or start anew with another --data-dir.",
-        )
-        .because(error)
-    };
-    let service = services.get(seed::SERVER).await.map_err(failed)?;
-    let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
-    if ports
-        .iter()
-        .any(|port| port.node_port == Some(node_port.into()))
-    {
-        return Ok(());
-    }
-    let patch = json!([
-        {"op": "replace", "path": "/spec/ports/0/nodePort", "value": node_port},
-    ]);
-    let patch: json_patch::Patch = serde_json::from_value(patch)
-        .map_err(|error| Failure::new("write a patch", "Report this.").because(error))?;
-    services
-        .patch(
-            seed::SERVER,
-            &PatchParams::default(),
-            &Patch::Json::<()>(patch),
-        )
-        .await
-        .map(drop)
-        .map_err(failed)
-}
-
-/// Only Pods of exactly this program's image run here: after an upgrade the Deployment follows.
-async fn adjust_image(client: kube::Client) -> Result<(), Failure> {
-    let deployments: Api<Deployment> = Api::namespaced(client, seed::NAMESPACE);
-    for name in [seed::SERVER, seed::CONTROLLERS] {
-        adjust_deployment(&deployments, name).await?;
-    }
-    Ok(())
-}
-
-async fn adjust_deployment(deployments: &Api<Deployment>, name: &str) -> Result<(), Failure> {
-    let image = image();
-    let failed = |error| {
-        Failure::new(
-            format!("give Deployment {name} the image {image}"),
-            "Look at the Deployment with kubectl, or start anew with another --data-dir.",
-        )
-        .because(error)
-    };
-    let Some(deployment) = deployments.get_opt(name).await.map_err(failed)? else {
-        // A member has no reconcilers; and whoever deleted something meant it.
-        return Ok(());
-    };
-    let pod = deployment.spec.and_then(|spec| spec.template.spec);
-    let containers = pod.map(|pod| pod.containers).unwrap_or_default();
-    if containers
-        .iter()
-        .all(|container| container.image.as_deref() == Some(image.as_str()))
-    {
-        return Ok(());
-    }
-    let patch =
-        json!({"spec": {"template": {"spec": {"containers": [{"name": name, "image": image}]}}}});
-    deployments
-        .patch(name, &PatchParams::default(), &Patch::Strategic(patch))
-        .await
-        .map(drop)
-        .map_err(failed)
-}
-
-/// Creates a Cluster object, or gives the one that exists the present kubeconfig and address.
-async fn join_cluster(client: &kube::Client, object: Value) -> Result<(), Failure> {
-    let kind = GroupVersionKind::gvk("cluster.kubesphere.io", "v1alpha1", "Cluster");
-    let clusters: Api<DynamicObject> = Api::all_with(
-        client.clone(),
-        &ApiResource::from_gvk_with_plural(&kind, "clusters"),
-    );
-    let name = object
-        .pointer("/metadata/name")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned();
-    let failed = |error: kube::Error| {
-        Failure::new(
-            format!("join {name} to the host"),
-            "Look at the host's Cluster objects with kubectl, or start anew with another --data-dir.",
-        )
-        .because(error)
-    };
-    let new: DynamicObject = serde_json::from_value(object.clone())
-        .map_err(|error| Failure::new("write a Cluster object", "Report this.").because(error))?;
-    match clusters.create(&PostParams::default(), &new).await {
-        // Of an earlier start; or the host's controllers made that of the host.
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        created => return created.map(drop).map_err(failed),
-    }
-    let connection = json!({
-        "kubeconfig": object.pointer("/spec/connection/kubeconfig"),
-        "kubernetesAPIEndpoint": object.pointer("/spec/connection/kubernetesAPIEndpoint"),
-    });
-    let patch = json!({"spec": {"connection": connection}});
-    clusters
-        .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-        .await
-        .map(drop)
-        .map_err(failed)
 }
 
 /// Ends when Deployment ks-apiserver has all its replicas, new and available.

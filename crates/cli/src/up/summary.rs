@@ -18,7 +18,12 @@ pub fn print(fleet: &Fleet, format: UpFormat) -> Result<String, Failure> {
         let clusters: Vec<_> = clusters
             .iter()
             .map(|cluster| {
-                json!({"name": cluster.name, "kubeconfig": cluster.kubeconfig, "address": cluster.address})
+                json!({
+                    "name": cluster.name,
+                    "kubeconfig": cluster.kubeconfig,
+                    "address": cluster.address,
+                    "inFleetAs": cluster.in_fleet_as,
+                })
             })
             .collect();
         let line = json!({

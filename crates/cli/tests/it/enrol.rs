@@ -8,10 +8,11 @@ use std::{
 };
 
 use kah_testkit::fleet::{Fleet, until};
-use kah_testkit::http_client::send;
+use kah_testkit::http_client::{get, send};
 use kah_testkit::kubectl::Kubectl;
+use rustix::process::Signal;
 
-use crate::fleet::{OURS, kah, log_in, ok, server_pod, start};
+use crate::fleet::{OURS, edit, kah, log_in, ok, server_pod, start, token, without_controllers};
 
 const AGENT: [&str; 4] = [
     "secret/kah-agent",
@@ -215,6 +216,161 @@ fn proxy(behind: String) -> (String, Arc<Mutex<Vec<String>>>) {
         }
     });
     (url, asked)
+}
+
+#[test]
+fn the_image_of_an_agent_is_named_by_the_host_or_by_who_joins() {
+    let fleet = start(&["--members", "0"]);
+    log_in(&fleet);
+    let join = |more: &[&str]| {
+        let join = ["cluster", "join", "edge", "--agent", "-o", "yaml"];
+        kah(&fleet, &[join.as_slice(), more].concat())
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let ours = format!("image: kubeaihub.io/kah:{version}\n");
+    let plain = join(&[]);
+    assert!(plain.stdout.contains(&ours), "{plain:?}");
+    let named = join(&["--image", "registry.example.org/kah:1"]);
+    assert!(
+        named.stdout.contains("image: registry.example.org/kah:1\n"),
+        "{named:?}"
+    );
+    let refused = join(&["--image", "kah\nx: y"]);
+    assert!(
+        refused.code == 1
+            && refused
+                .stderr
+                .contains("image: expected a reference to an image"),
+        "{refused:?}"
+    );
+
+    // The host names a mirror, and is not restarted for that.
+    let mirror = r"hub:\n  agentImage: mirror.example.org/kah:2\n";
+    edit(&fleet.kubectl("host").unwrap(), r"hub:\n", mirror);
+    until(Duration::from_secs(30), "the mirror is named", || {
+        let ran = join(&[]);
+        ran.stdout
+            .contains("image: mirror.example.org/kah:2\n")
+            .then_some(())
+    })
+    .unwrap();
+    let named = join(&["--image", "registry.example.org/kah:1"]);
+    assert!(
+        named.stdout.contains("image: registry.example.org/kah:1\n"),
+        "{named:?}"
+    );
+}
+
+#[test]
+fn an_agent_finds_the_host_of_the_next_start() {
+    let mut fleet = start(&["--members", "1"]);
+    log_in(&fleet);
+    let left = kah(&fleet, &["cluster", "leave", "member-1", "--yes"]);
+    assert_eq!(left.code, 0, "{left:?}");
+    let (line, _) = invite(&fleet, "edge");
+    let url = line.strip_prefix("kubectl apply -f ").unwrap();
+    ok(&fleet.kubectl("member-1").unwrap(), &["apply", "-f", url]);
+    let serves = |fleet: &Fleet| {
+        let url = format!("{}/clusters/edge/version", fleet.facts().address);
+        let token = token(fleet);
+        until(Duration::from_secs(60), "edge serves", || {
+            let answer = get(&url, &token).ok()?;
+            (answer.status == 200).then_some(())
+        })
+        .unwrap();
+    };
+    serves(&fleet);
+    // The host has another port each time here.
+    let before = fleet.facts().address.clone();
+    fleet.restart(Signal::INT, &["--members", "1"]).unwrap();
+    assert_ne!(fleet.facts().address, before);
+    assert_eq!(
+        fleet.facts().clusters[1].in_fleet_as.as_deref(),
+        Some("edge")
+    );
+    serves(&fleet);
+}
+
+/// The commands that the manual has for a member whose host is gone, in their order.
+fn manual() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/joining.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let section = text.split("\n## If the host is gone\n").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let commands = section.lines().filter_map(|line| line.strip_prefix("    "));
+    let commands: Vec<&str> = commands.collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    format!("set -eu\n{}\n", commands.join("\n"))
+}
+
+#[test]
+fn a_member_whose_host_is_gone_is_cleaned_as_the_manual_says() {
+    let fleet = start(&["--members", "1"]);
+    log_in(&fleet);
+    let (host, member) = (
+        fleet.kubectl("host").unwrap(),
+        fleet.kubectl("member-1").unwrap(),
+    );
+    let left = kah(&fleet, &["cluster", "leave", "member-1", "--yes"]);
+    assert_eq!(left.code, 0, "{left:?}");
+    let (line, _) = invite(&fleet, "edge");
+    let url = line.strip_prefix("kubectl apply -f ").unwrap();
+    ok(&member, &["apply", "-f", url]);
+    let people = r#"{"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "GlobalRole", "metadata": {"name": "watcher"}, "rules": []},
+        {"apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "User", "metadata": {"name": "ann"}, "spec": {"email": "ann@example.org"}},
+        {"apiVersion": "iam.kubesphere.io/v1alpha2", "kind": "GlobalRoleBinding", "metadata": {"name": "ann-watcher"},
+            "roleRef": {"apiGroup": "iam.kubesphere.io/v1alpha2", "kind": "GlobalRole", "name": "watcher"},
+            "subjects": [{"apiGroup": "iam.kubesphere.io/v1alpha2", "kind": "User", "name": "ann"}]}]}"#;
+    let ran = host.run_with_input(&["apply", "-f", "-"], people);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let kinds = "users.iam.kubesphere.io,globalroles.iam.kubesphere.io,globalrolebindings.iam.kubesphere.io";
+    let names = |more: &[&str]| {
+        let found = ok(&member, &[&["get", kinds, "-o", "name"], more].concat());
+        let mut names: Vec<String> = found.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    let copies = ["-l", "hub.kubeaihub.io/host"];
+    until(
+        Duration::from_secs(60),
+        "edge has the host's people",
+        || {
+            let trusts = member.run(&[OURS[0], OURS[1], "get", "configmap", "hub-trust"]);
+            (trusts.code == 0 && names(&copies).len() == 6).then_some(())
+        },
+    )
+    .unwrap();
+    without_controllers(&fleet);
+
+    let cleaned = member.shell(&manual(), fleet.folder());
+    assert_eq!(cleaned.code, 0, "{cleaned:?}");
+    assert_eq!(names(&copies), [""; 0]);
+    assert_eq!(
+        names(&[]),
+        [
+            "globalrole.iam.kubesphere.io/platform-admin",
+            "globalrole.iam.kubesphere.io/watcher",
+            "globalrolebinding.iam.kubesphere.io/admin",
+            "user.iam.kubesphere.io/admin",
+        ]
+    );
+    let marks = ok(&member, &["get", kinds, "-o", "yaml"]);
+    for mark in ["hub.kubeaihub.io", "kubefed.io"] {
+        assert!(!marks.contains(mark), "{marks}");
+    }
+    let rest = "configmaps,secrets,deployments,serviceaccounts,roles,rolebindings";
+    let rest = ok(&member, &[OURS[0], OURS[1], "get", rest, "-o", "name"]);
+    let wide = ok(
+        &member,
+        &["get", "clusterroles,clusterrolebindings", "-o", "name"],
+    );
+    for gone in ["kah-agent", "hub-trust", "kubeaihub-host"] {
+        assert!(!rest.contains(gone) && !wide.contains(gone), "{rest}{wide}");
+    }
+    // It can be run again.
+    let again = member.shell(&manual(), fleet.folder());
+    assert_eq!(again.code, 0, "{again:?}");
 }
 
 /// The name of the host means nothing to the cluster: its proxy is the only way out.

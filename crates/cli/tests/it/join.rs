@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kah_testkit::fleet::{Fleet, until};
 use kah_testkit::http_client::get;
+use rustix::process::Signal;
 
 use crate::fleet::{edit, kah, log_in, ok, start, start_real, token};
 
@@ -139,6 +140,51 @@ fn a_member_leaves_and_joins_again() {
     let restored = kah(&fleet, &["restore-access", "second", "--yes"]);
     assert_eq!(restored.code, 0, "{restored:?}");
     assert_eq!(status(&fleet, "second", &token), 200);
+}
+
+#[test]
+fn who_left_is_not_joined_again_at_the_next_start() {
+    let mut fleet = start(&["--members", "2"]);
+    log_in(&fleet);
+    let before = fleet.facts().clusters[1].clone();
+    let file = before.kubeconfig.display().to_string();
+    for step in [
+        vec!["cluster", "leave", "member-1", "--yes"],
+        vec!["cluster", "join", "shop", "--kubeconfig", &file],
+        vec!["cluster", "leave", "member-2", "--yes"],
+    ] {
+        let ran = kah(&fleet, &step);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+
+    // The members are at other addresses this time.
+    std::fs::remove_file(fleet.data_dir().join("ports.json")).unwrap();
+    fleet.restart(Signal::INT, &["--members", "2"]).unwrap();
+    let told = fleet.told().unwrap();
+    for words in [
+        "member-1 is in the fleet as shop.",
+        "member-2 has left the fleet; not joined again: kah cluster join member-2 --kubeconfig ",
+    ] {
+        assert!(told.contains(words), "{told}");
+    }
+    let members = &fleet.facts().clusters[1..];
+    let named: Vec<_> = members.iter().map(|it| it.in_fleet_as.as_deref()).collect();
+    assert_eq!(named, [Some("shop"), None]);
+    assert_ne!(members[0].address, before.address);
+    assert_eq!(clusters(&fleet), ["host", "shop"]);
+
+    log_in(&fleet);
+    let token = token(&fleet);
+    let file = members[1].kubeconfig.display().to_string();
+    let join = ["cluster", "join", "member-2", "--kubeconfig", &file];
+    let joined = kah(&fleet, &join);
+    assert_eq!(joined.code, 0, "{joined:?}");
+    for name in ["shop", "member-2"] {
+        until(Duration::from_secs(20), "the members answer", || {
+            (status(&fleet, name, &token) == 200).then_some(())
+        })
+        .unwrap();
+    }
 }
 
 #[test]

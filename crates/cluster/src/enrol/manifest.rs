@@ -3,7 +3,7 @@
 //! Through the tunnel the host can do on the member what the agent's account may do, and nothing else. Every rule here says what needs it; a test
 //! enumerates them and fails when there is one more.
 
-use kah_api::seed;
+use kah_api::{image::Image, seed};
 
 use super::Proxy;
 use serde_json::{Value, json};
@@ -26,13 +26,15 @@ pub struct Member<'a> {
     pub insecure_hub: bool,
     /// An HTTP proxy on the way to the hub. Secret.
     pub proxy: Option<&'a Proxy>,
+    /// The image of the agent; none: [`image`].
+    pub image: Option<&'a Image>,
     /// The fingerprint of the tunnel's authority.
     pub pin: &'a str,
     /// The join token. Secret.
     pub token: &'a str,
 }
 
-/// The image of the agent: this program.
+/// The image of the agent where nobody names another: this program's own.
 #[must_use]
 pub fn image() -> String {
     format!("kubeaihub.io/kah:{}", env!("CARGO_PKG_VERSION"))
@@ -213,7 +215,7 @@ fn deployment(member: &Member<'_>) -> Value {
                     },
                     "containers": [{
                         "name": "agent",
-                        "image": image(),
+                        "image": member.image.map_or_else(image, Image::to_string),
                         "args": ["agent"],
                         "securityContext": {
                             "allowPrivilegeEscalation": false,
@@ -250,6 +252,7 @@ mod tests {
             hub_authority: None,
             insecure_hub: false,
             proxy: None,
+            image: None,
             pin: "PIN",
             token: "TOKEN",
         }
@@ -372,6 +375,42 @@ mod tests {
         assert!(
             deployment.contains("HTTPS_PROXY") && !deployment.contains("secret@"),
             "{deployment}"
+        );
+    }
+
+    #[test]
+    fn the_agent_runs_the_image_that_was_named() {
+        let named: Image = "registry.example.org:5000/kah@sha256:0a".parse().unwrap();
+        for (wanted, expected) in [(None, image()), (Some(&named), named.to_string())] {
+            let mut member = member();
+            member.image = wanted;
+            let deployment = deployment(&member);
+            let found = &deployment["spec"]["template"]["spec"]["containers"][0]["image"];
+            assert_eq!(*found, expected);
+        }
+    }
+
+    /// The image that is made of `deploy/Dockerfile` runs as the manifest has it run, and is made by the compiler of this workspace.
+    #[test]
+    fn the_image_is_what_the_manifest_expects() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let read = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).unwrap();
+        let file = read("deploy/Dockerfile");
+        let has = |line: &str| file.lines().any(|it| it.starts_with(line));
+        let deployment = deployment(&member());
+        let pod = &deployment["spec"]["template"]["spec"];
+        let user = &pod["securityContext"]["runAsUser"];
+        assert!(has(&format!("USER {user}:{user}")), "{file}");
+        // The manifest gives arguments alone.
+        assert!(has("ENTRYPOINT [\"/usr/bin/kah\"]") && pod["containers"][0]["command"].is_null());
+        let workspace = read("Cargo.toml");
+        let version = workspace
+            .lines()
+            .find_map(|line| line.strip_prefix("rust-version = "))
+            .unwrap();
+        assert!(
+            has(&format!("FROM rust:{}-", version.trim_matches('"'))),
+            "{version}"
         );
     }
 

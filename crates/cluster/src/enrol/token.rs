@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
-use kah_api::seed;
+use kah_api::{image::Image, seed};
 use kube::{
     Api,
     api::{ObjectMeta, PostParams},
@@ -92,6 +92,7 @@ pub(super) struct Invited {
     pub(super) hub: String,
     pub(super) insecure_hub: bool,
     pub(super) proxy: Option<Proxy>,
+    pub(super) image: Option<Image>,
     pub(super) expires: Timestamp,
     /// The key that it was used with.
     used: Option<String>,
@@ -148,6 +149,9 @@ impl Invitations {
         if let Some(proxy) = &wanted.proxy {
             keep("proxy", &proxy.url);
             keep("no-proxy", &proxy.no);
+        }
+        if let Some(image) = &wanted.image {
+            keep("image", image.as_str());
         }
         let mut secret = Secret {
             metadata: ObjectMeta {
@@ -217,6 +221,7 @@ impl Invitations {
                 url,
                 no: text("no-proxy").unwrap_or_default(),
             }),
+            image: text("image").and_then(|text| text.parse().ok()),
             // One that somebody has edited is no longer good.
             expires: expires.unwrap_or(Timestamp::UNIX_EPOCH),
             used: text("used"),

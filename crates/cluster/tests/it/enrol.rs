@@ -75,6 +75,7 @@ impl Stage {
             hub: "https://hub.example.org".to_owned(),
             insecure_hub: false,
             proxy: None,
+            image: None,
             again: false,
         };
         invite(&self.host, &wanted).await
@@ -102,6 +103,28 @@ fn application(token: &Token, facts: Facts) -> (Application, String) {
         facts,
     };
     (application, key)
+}
+
+#[tokio::test]
+async fn the_image_of_an_invitation_stays() {
+    let stage = Stage::new().await;
+    let wanted = Invite {
+        name: "m".to_owned(),
+        hub: "https://hub.example.org".to_owned(),
+        insecure_hub: false,
+        proxy: None,
+        image: Some("registry.example.org/kah:1".parse().unwrap()),
+        again: false,
+    };
+    let named = invite(&stage.host, &wanted).await.unwrap();
+    let read = enrol::manifest(&stage.host, &named.token).await.unwrap();
+    assert_eq!(read, named.manifest);
+    assert!(
+        read.contains("image: registry.example.org/kah:1\n"),
+        "{read}"
+    );
+    let unnamed = stage.invite("m").await.unwrap();
+    assert!(!unnamed.manifest.contains("registry.example.org"));
 }
 
 #[tokio::test]
@@ -216,6 +239,7 @@ async fn j15_a_token_is_used_once_short_lived_and_bound_to_one_cluster() {
         hub: "https://hub.example.org".to_owned(),
         insecure_hub: false,
         proxy: None,
+        image: None,
         again: true,
     };
     let again = invite(&stage.host, &again).await.unwrap();
@@ -396,6 +420,7 @@ async fn j16_names_and_addresses_cannot_inject() {
             hub: hub.to_owned(),
             insecure_hub: false,
             proxy: None,
+            image: None,
             again: false,
         };
         let refused = invite(&stage.host, &wanted).await;
@@ -609,6 +634,7 @@ async fn d10_t3_an_agents_account_can_do_nothing_else() {
         hub_authority: None,
         insecure_hub: false,
         proxy: None,
+        image: None,
         pin: "pin",
         token: "token",
     }) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
-use kah_api::status::Status;
+use kah_api::{image::NoImage, status::Status};
 use kah_cluster::{
     Host,
     enrol::{self, Application, EnrolError, Invite, Proxy, Token},
@@ -20,6 +20,7 @@ use super::{body_within, join};
 use crate::{
     answer::{self, respond, with_header},
     gateway::{Arrived, Inner},
+    settings::Settings,
 };
 
 /// Bytes of an enrolment: a token and a certificate request.
@@ -37,6 +38,7 @@ impl Inner {
         by: &str,
         named: Option<&str>,
         wanted: &join::Wanted,
+        settings: &Settings,
     ) -> Result<Response, Box<Status>> {
         if wanted.dry_run {
             let words = "dryRun: a cluster that dials out is looked at when it comes";
@@ -47,6 +49,12 @@ impl Inner {
             let words = "hub: give the address by which the cluster reaches this hub";
             Box::new(Status::bad_request(words))
         })?;
+        let image = match &wanted.image {
+            Some(image) => Some(image.parse().map_err(|error: NoImage| {
+                Box::new(Status::bad_request(format!("image: {error}")))
+            })?),
+            None => settings.agent_image.clone(),
+        };
         let invite = Invite {
             name: wanted.name.clone(),
             hub,
@@ -55,6 +63,7 @@ impl Inner {
                 url,
                 no: wanted.no_proxy.clone(),
             }),
+            image,
             again: wanted.force,
         };
         let invitation = enrol::invite(host, &invite)

@@ -37,6 +37,9 @@ pub(super) struct Wanted {
     /// With `proxy`: where it is not used.
     #[serde(default)]
     pub(super) no_proxy: String,
+    /// With `agent`: the image that it runs; without one, that of the configuration.
+    #[serde(default)]
+    pub(super) image: Option<String>,
     #[serde(default)]
     pub(super) dry_run: bool,
     #[serde(default)]
@@ -64,7 +67,7 @@ impl Inner {
                 .and_then(|named| named.to_str().ok())
                 .map(str::to_owned);
             return self
-                .invite_cluster(&host, &by, named.as_deref(), &wanted)
+                .invite_cluster(&host, &by, named.as_deref(), &wanted, &arrived.settings)
                 .await;
         }
         if wanted.kubeconfig.is_empty() {

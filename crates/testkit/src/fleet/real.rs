@@ -134,6 +134,7 @@ impl RealFleet {
                     kubeconfig: running.plane.kubeconfig_path(),
                     address: server(&running.plane),
                     endpoint: Some(format!("http://{}", running.endpoint)),
+                    in_fleet_as: Some(running.name.clone()),
                 })
                 .collect(),
         })
