@@ -61,6 +61,7 @@ pub enum Command {
     /// Find out why the host cannot reach, or is not accepted by, its members
     Doctor {
         /// Only these clusters
+        #[arg(value_parser = cluster_name)]
         clusters: Vec<String>,
         /// Look again and again, and print what changes, until Ctrl-C; with -o json one document a line
         #[arg(long, short = 'w')]
@@ -71,6 +72,7 @@ pub enum Command {
     /// Make a member accept the host's tokens again: plan, confirm, back up, change, prove
     RestoreAccess {
         /// The member
+        #[arg(value_parser = cluster_name)]
         cluster: String,
         /// A kubeconfig of the member that takes the place of the stored one
         #[arg(long, value_name = "FILE")]
@@ -93,6 +95,19 @@ pub enum Command {
     /// Look at configuration files
     #[command(subcommand)]
     Config(Config),
+}
+
+/// A name goes into the path of a request: what no Cluster can be called is refused before anything is asked.
+fn cluster_name(text: &str) -> Result<String, String> {
+    let inner = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    let ends = [text.bytes().next(), text.bytes().next_back()];
+    let good = (1..=253).contains(&text.len())
+        && text.as_bytes().iter().all(inner)
+        && ends.iter().flatten().all(u8::is_ascii_alphanumeric);
+    if good {
+        return Ok(text.to_owned());
+    }
+    Err("a cluster's name has lowercase letters, digits, '-' and '.', and begins and ends with a letter or digit".into())
 }
 
 /// `kah trust …`
@@ -143,6 +158,7 @@ pub enum Cluster {
     /// Move a member to another trust, while requests go on
     Trust {
         /// Its name
+        #[arg(value_parser = cluster_name)]
         name: String,
         /// By what it is to know callers
         #[arg(value_enum)]
@@ -156,6 +172,7 @@ pub enum Cluster {
     /// Take a cluster out of the fleet; the cluster itself stays as it is
     Leave {
         /// Its name
+        #[arg(value_parser = cluster_name)]
         name: String,
         /// Do not ask
         #[arg(long)]
@@ -166,6 +183,7 @@ pub enum Cluster {
     /// One cluster
     Show {
         /// Its name
+        #[arg(value_parser = cluster_name)]
         name: String,
         #[command(flatten)]
         output: Output,
@@ -298,5 +316,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_no_cluster_can_be_called_is_refused() {
+        let parts = |command: &str, name: &str| {
+            let words = command.split(' ').map(str::to_owned);
+            words.chain([name.to_owned()]).collect::<Vec<_>>()
+        };
+        for command in [
+            "kah cluster leave",
+            "kah cluster show",
+            "kah cluster trust --yes",
+            "kah restore-access",
+            "kah doctor",
+        ] {
+            for name in ["prod 2", "prod?x", "a/b", "..", "", "Prod", "%2e"] {
+                let refused = Arguments::try_parse_from(parts(command, name)).err();
+                let words = refused.map(|it| (it.exit_code(), it.to_string()));
+                let (code, words) = words.unwrap();
+                assert!(
+                    code == 2 && words.contains("a cluster's name has"),
+                    "{command} {name}: {words}"
+                );
+            }
+        }
+        assert!(Arguments::try_parse_from(parts("kah doctor", "prod-2.eu")).is_ok());
     }
 }
