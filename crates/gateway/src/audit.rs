@@ -52,21 +52,41 @@ pub trait Audit: Send + Sync + 'static {
     fn record(&self, record: Record);
 }
 
-/// Writes records to the log, at the level of detail.
+impl Record {
+    /// Whether somebody asked for a change of the fleet: a join, a leave, a restore, a trust, a rotation. What nobody in particular asks for is
+    /// noise that anybody could make.
+    fn changes_the_fleet(&self) -> bool {
+        self.path.starts_with("/kapis/hub.kubeaihub.io/")
+            && !matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS")
+            && !["", "system:anonymous"].contains(&self.user.as_str())
+    }
+}
+
+/// Writes records to the log: what changes the fleet always, the rest at the level of detail.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AuditLog;
 
 impl Audit for AuditLog {
     fn record(&self, record: Record) {
-        tracing::debug!(
-            id = record.id,
-            user = record.user,
-            verb = record.verb,
-            cluster = record.cluster,
-            path = record.path,
-            code = record.code,
-            "audit"
-        );
+        macro_rules! write {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    id = record.id,
+                    user = record.user,
+                    verb = record.verb,
+                    cluster = record.cluster,
+                    path = record.path,
+                    code = record.code,
+                    "audit"
+                )
+            };
+        }
+        if record.changes_the_fleet() {
+            write!(tracing::Level::INFO);
+        } else {
+            write!(tracing::Level::DEBUG);
+        }
     }
 }
 
@@ -91,5 +111,48 @@ impl Drop for Recording {
     fn drop(&mut self) {
         self.record.took = self.since.elapsed();
         self.audit.record(self.record.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_change_of_the_fleet_is_always_written() {
+        let restore = "/kapis/hub.kubeaihub.io/v1/clusters/m/restore-access";
+        for (method, path, user, always) in [
+            ("POST", restore, "ann", true),
+            (
+                "DELETE",
+                "/kapis/hub.kubeaihub.io/v1/clusters/m",
+                "ann",
+                true,
+            ),
+            (
+                "GET",
+                "/kapis/hub.kubeaihub.io/v1/clusters/m/doctor",
+                "ann",
+                false,
+            ),
+            ("POST", restore, "system:anonymous", false),
+            ("POST", restore, "", false),
+            ("POST", "/clusters/m/api/v1/namespaces", "ann", false),
+        ] {
+            let record = Record {
+                id: String::new(),
+                received: Timestamp::UNIX_EPOCH,
+                took: Duration::ZERO,
+                source: None,
+                user: user.into(),
+                method: method.into(),
+                path: path.into(),
+                verb: String::new(),
+                cluster: String::new(),
+                object: Object::default(),
+                code: 200,
+            };
+            assert_eq!(record.changes_the_fleet(), always, "{method} {path} {user}");
+        }
     }
 }
