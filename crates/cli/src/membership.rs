@@ -12,6 +12,7 @@ use crate::arguments::Join;
 use crate::failure::{Exit, Failure};
 use crate::hub::{Answer, Hub};
 use crate::output::{self, Format};
+use crate::progress;
 
 const CLUSTERS: &str = "/kapis/hub.kubeaihub.io/v1/clusters";
 
@@ -92,15 +93,26 @@ async fn direct(join: &Join, kubeconfig: &Path) -> Result<(), Failure> {
         .because(error)
     })?;
     let (hub, _) = Hub::of_login().await?;
-    output::talk(&format!("Looking at {name} …"));
-    let wanted = json!({
+    let mut wanted = json!({
         "name": name,
         "kubeconfig": STANDARD.encode(text),
-        "dryRun": dry_run,
+        "dryRun": true,
         "force": join.force,
         "trust": join.trust.map(|trust| trust.trust().as_str()),
     });
-    let report = understand(name, &hub.post(CLUSTERS, &wanted).await?)?;
+    let looking = hub.post(CLUSTERS, &wanted);
+    let looked = progress::during(&format!("Looking at {name}"), looking).await?;
+    let mut report = understand(name, &looked)?;
+    let actions = report.get("actions").and_then(Value::as_array);
+    for action in actions.into_iter().flatten().filter_map(Value::as_str) {
+        output::talk(&format!("  {action}"));
+    }
+    if !dry_run {
+        wanted["dryRun"] = false.into();
+        let joining = hub.post(CLUSTERS, &wanted);
+        let joined = progress::during(&format!("Joining {name}"), joining).await?;
+        report = understand(name, &joined)?;
+    }
     let server = report.get("server").and_then(Value::as_str);
     let server = server.unwrap_or_default();
     let trust = report.get("trust").and_then(Value::as_str);
@@ -138,7 +150,8 @@ pub async fn leave(name: &str, yes: bool, format: Format) -> Result<(), Failure>
         output::confirmed(&question, "Add --yes.")?;
     }
     // It is cleaned meanwhile, which takes as long as it holds much of the host's.
-    let answer = hub.delete(&format!("{CLUSTERS}/{name}")).await?;
+    let path = format!("{CLUSTERS}/{name}");
+    let answer = progress::during(&format!("{name} is leaving"), hub.delete(&path)).await?;
     let left = understand(name, &answer)?;
     match format {
         Format::Table => output::data(&format!("{name} has left.\n"))?,

@@ -5,6 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Shows that this goes on until it has ended.
+pub async fn during<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let mut progress = Progress::begin(what);
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = seconds.tick() => progress.step(""),
+        }
+    }
+}
+
 /// What is shown while something goes on. On a terminal its line is gone with it.
 pub struct Progress {
     what: String,

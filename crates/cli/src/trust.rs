@@ -6,6 +6,7 @@ use crate::arguments::TrustWord;
 use crate::failure::Failure;
 use crate::hub::{Answer, Hub, Next};
 use crate::output::{self, Format};
+use crate::progress;
 
 const TRUST: &str = "/kapis/hub.kubeaihub.io/v1/trust";
 
@@ -26,9 +27,10 @@ pub async fn move_to(
     }
     let (hub, _) = Hub::of_login().await?;
     let word = trust.trust().as_str();
-    output::talk(&format!("Moving {cluster} to {word} …"));
     let path = format!("/kapis/hub.kubeaihub.io/v1/clusters/{cluster}/trust");
-    let answer = hub.put(&path, &json!({"trust": word})).await?;
+    let wanted = json!({"trust": word});
+    let moving = hub.put(&path, &wanted);
+    let answer = progress::during(&format!("Moving {cluster} to {word}"), moving).await?;
     let report = understand(&format!("The trust of {cluster} was not moved"), &answer)?;
     match format {
         Format::Json | Format::Yaml => output::value(&report, format),

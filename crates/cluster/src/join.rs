@@ -23,6 +23,7 @@ use crate::{
     with_causes,
 };
 
+mod actions;
 mod clean;
 mod remedy;
 
@@ -146,6 +147,8 @@ pub struct Report {
     pub server: String,
     /// Its identity: the UID of its namespace kube-system.
     pub uid: String,
+    /// What is written, or was, in words.
+    pub actions: Vec<String>,
     /// What is to be done still, or will be soon.
     pub findings: Vec<Finding>,
 }
@@ -239,6 +242,7 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
         trust,
         server,
         uid,
+        actions: actions::actions(trust),
         findings,
     })
 }

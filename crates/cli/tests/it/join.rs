@@ -155,6 +155,13 @@ fn who_left_is_not_joined_again_at_the_next_start() {
     ] {
         let ran = kah(&fleet, &step);
         assert_eq!(ran.code, 0, "{ran:?}");
+        let (plan, work) = ("  there: the host's public keys", "Joining shop");
+        let told = [plan, work].map(|words| ran.stderr.find(words));
+        assert_eq!(
+            told[0].is_some() && told[0] < told[1],
+            step[1] == "join",
+            "{ran:?}"
+        );
     }
 
     // The members are at other addresses this time.
