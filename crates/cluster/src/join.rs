@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use kah_api::{cluster::Trust, seed};
 use kube::{
+    Client,
     api::{DeleteParams, ListParams, PostParams, Preconditions},
     core::DynamicObject,
 };
@@ -19,7 +20,7 @@ use crate::{
     guard::{AddressGuard, GuardError},
     host::clusters,
     identity::{ANSWER, identity, identity_within},
-    trust::{self, Over, TrustError, WANTED},
+    trust::{self, Over, Published, TrustError, WANTED},
     with_causes,
 };
 
@@ -195,7 +196,7 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
             Ok(published) => told = Some(published),
             Err(refused) => {
                 if let Some(published) = &refused.published {
-                    trust::undo(host, &client, published).await;
+                    take_back(host, &client, &uid, published).await;
                 }
                 return Err(JoinError::Trust(Box::new(refused.error)));
             }
@@ -221,14 +222,13 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
             Err(error) => Err(error),
         };
         if let Err(error) = stored {
-            // One that has joined under another name meanwhile needs what it was told.
-            let still = refuse_known_stored(host, &uid, None).await;
-            if let Some(told) = &told
-                && !matches!(still, Err(JoinError::Same(_)))
-            {
-                trust::undo(host, &client, told).await;
+            if let Some(told) = &told {
+                take_back(host, &client, &uid, told).await;
             }
             return Err(error);
+        }
+        if matches!(told, Some(Published::Replaced(_))) {
+            trust::settle(host, &client).await;
         }
     }
     candidate.close();
@@ -240,6 +240,14 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
         uid,
         findings,
     })
+}
+
+/// Makes undone what a cluster was told that did not join after all. One that has joined by another request meanwhile needs that.
+async fn take_back(host: &Host, client: &Client, uid: &str, told: &Published) {
+    let still = refuse_known_stored(host, uid, None).await;
+    if !matches!(still, Err(JoinError::Same(_))) {
+        trust::undo(host, client, told).await;
+    }
 }
 
 /// Two that join the same cluster under two names at the same time: both are stored by now, and at least one of them sees the other, and goes.
