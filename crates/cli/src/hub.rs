@@ -149,6 +149,10 @@ impl Hub {
                 .token(login::refresh_grant(refresh))
                 .await
                 .map_err(|error| {
+                    // A host that is away says nothing about the login.
+                    if error.code() != Exit::Login as u8 {
+                        return error;
+                    }
                     Failure::new(
                         format!("The login of {} has ended.", stored.user),
                         format!(
@@ -176,16 +180,24 @@ impl Hub {
             .body(Body::from(body.into_bytes()));
         let answer = self.send(request).await?;
         if answer.status != StatusCode::OK {
-            let next = match answer.status {
-                StatusCode::TOO_MANY_REQUESTS => "Wait ten minutes, then try again.",
-                StatusCode::BAD_REQUEST => "Check the user name and the password.",
-                _ => "Check that the address is that of a Kube AI Hub.",
+            let (next, refused) = match answer.status {
+                StatusCode::TOO_MANY_REQUESTS => ("Wait ten minutes, then try again.", true),
+                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED => {
+                    ("Check the user name and the password.", true)
+                }
+                status if status.is_server_error() => ("Try again in a moment.", false),
+                _ => ("Check that the address is that of a Kube AI Hub.", true),
             };
-            return Err(Failure::new(
-                format!("{} refused the login: {}", self.address, answer.message()),
-                next,
-            )
-            .exit(Exit::Login));
+            let (address, message) = (&self.address, answer.message());
+            return Err(if refused {
+                let what = format!("{address} refused the login: {message}");
+                Failure::new(what, next).exit(Exit::Login)
+            } else {
+                Failure::new(
+                    format!("{address} could not issue a token: {message}"),
+                    next,
+                )
+            });
         }
         serde_json::from_slice(&answer.body).map_err(|error| {
             Failure::new(

@@ -46,9 +46,19 @@ impl Table {
         gone
     }
 
-    /// What is to be added to what was printed before: rows that are new or changed, and those that have gone.
+    /// The rows of a cluster, in order.
+    fn of<'a>(&'a self, name: Option<&'a String>) -> impl Iterator<Item = &'a Vec<String>> {
+        self.rows.iter().filter(move |row| row.first() == name)
+    }
+
+    /// Whether this row is to be printed after those. Of a cluster of which anything changed all rows are: else nothing would say that one is gone.
+    fn is_news(&self, row: &[String], before: &Self) -> bool {
+        !self.of(row.first()).eq(before.of(row.first()))
+    }
+
+    /// What is to be added to what was printed before: the rows of clusters that are new or changed, and those that have gone.
     fn since(&self, before: &Self) -> Self {
-        let is_new = |row: &&Vec<String>| !before.rows.contains(row);
+        let is_new = |row: &&Vec<String>| self.is_news(row, before);
         let mut rows: Vec<Vec<String>> = self.rows.iter().filter(is_new).cloned().collect();
         for name in self.gone(before) {
             rows.push(vec![name.to_owned(), "has left".into()]);
@@ -81,9 +91,10 @@ impl Look {
         Ok(Self { table, items })
     }
 
-    /// The data of the rows that are new or changed, and of clusters that have gone: one document a line.
+    /// The data of the rows of clusters that are new or changed, and of clusters that have gone: one document a line.
     fn lines(&self, before: Option<&Table>) -> String {
-        let is_new = |row: &Vec<String>| before.is_none_or(|before| !before.rows.contains(row));
+        let is_new =
+            |row: &Vec<String>| before.is_none_or(|before| self.table.is_news(row, before));
         let rows = self.table.rows.iter().zip(&self.items);
         let mut lines: Vec<String> = rows
             .filter(|(row, _)| is_new(row))
@@ -183,6 +194,10 @@ mod tests {
             table(&[&["b", "TokenNotInCache"], &["d", "Yes"], &["c", "has left"]]).rows
         );
         assert!(after.since(&after).rows.is_empty());
+        // One finding of two is over.
+        let before = table(&[&["a", "X"], &["a", "Y"], &["b", "Z"]]);
+        let after = table(&[&["a", "Y"], &["b", "Z"]]);
+        assert_eq!(after.since(&before).rows, table(&[&["a", "Y"]]).rows);
     }
 
     #[test]

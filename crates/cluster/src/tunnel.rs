@@ -238,7 +238,8 @@ impl Tunnels {
             return Link::Here(here);
         }
         let peers = self.0.peers.load();
-        match peers.as_ref().and_then(|peers| peers.holders(uid).pop()) {
+        let holders = peers.as_ref().map(|peers| peers.holders(uid));
+        match holders.into_iter().flatten().next() {
             Some(holder) => Link::At(holder.name.clone()),
             None => Link::Nowhere,
         }

@@ -166,6 +166,11 @@ impl Forward {
 const STREAMS: usize = 80;
 /// HTTP/2 connections at most.
 const LANES: usize = 32;
+/// Bytes of one answer over HTTP/2 that may wait for whoever reads it.
+const WINDOW: u32 = 256 * 1024;
+/// The same of all answers of one connection: as many as servers allow at one time (250 is what a kube-apiserver does), each with all that it may have.
+/// With less, those that nobody reads would hold up the others.
+const CONNECTION_WINDOW: u32 = 256 * WINDOW;
 
 /// One address with its credentials, connection pools and limits. Clones share them.
 ///
@@ -299,8 +304,8 @@ impl Upstream {
             .pool_max_idle_per_host(limits.max_idle)
             .http1_max_buf_size(limits.max_head.max(16 * 1024))
             .http2_max_header_list_size(u32::try_from(limits.max_head).unwrap_or(u32::MAX))
-            .http2_initial_stream_window_size(256 * 1024)
-            .http2_initial_connection_window_size(4 * 1024 * 1024)
+            .http2_initial_stream_window_size(WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(limits.keep_alive)
             .http2_keep_alive_timeout(limits.keep_alive);
         let http1 = builder.build(raw.clone());

@@ -17,6 +17,7 @@ mod health;
 mod import;
 mod inside;
 mod join;
+mod login;
 mod original;
 mod recovery;
 mod restore;

@@ -104,10 +104,8 @@ pub fn decide(
 /// that we applied once and no longer do.
 pub(super) fn is_equal(kind: &Kind, copy: &DynamicObject, live: &DynamicObject) -> bool {
     let (ours, theirs) = (&copy.metadata, &live.metadata);
-    let applied = theirs.managed_fields.iter().flatten().find(|entry| {
-        entry.manager.as_deref() == Some(FIELD_MANAGER)
-            && entry.operation.as_deref() == Some("Apply")
-    });
+    let mut entries = theirs.managed_fields.iter().flatten();
+    let applied = entries.find(|entry| is_ours(entry));
     let names = |map: &Option<std::collections::BTreeMap<String, String>>| -> BTreeSet<String> {
         map.iter().flatten().map(|(name, _)| name.clone()).collect()
     };
@@ -122,10 +120,37 @@ pub(super) fn is_equal(kind: &Kind, copy: &DynamicObject, live: &DynamicObject) 
             && applied_names(applied, "f:annotations") == names(&ours.annotations)
     }) && holds(&ours.labels, &theirs.labels)
         && holds(&ours.annotations, &theirs.annotations)
-        && kind
-            .fields
-            .iter()
-            .all(|field| bare(copy.data.get(*field)) == bare(live.data.get(*field)))
+        && kind.fields.iter().all(|field| {
+            bare(copy.data.get(*field)) == bare(content(kind, field, copy, live).as_ref())
+        })
+}
+
+/// A field of a live object, as far as it is the host's: the password of a user is the member's own where the copy has none and we applied none.
+fn content(kind: &Kind, field: &str, copy: &DynamicObject, live: &DynamicObject) -> Option<Value> {
+    let mut content = live.data.get(field)?.clone();
+    let ours = || {
+        let entries = live.metadata.managed_fields.iter().flatten();
+        entries.into_iter().any(|entry| {
+            let fields = entry.fields_v1.as_ref();
+            let spec = fields.and_then(|fields| fields.0.get("f:spec"));
+            is_ours(entry) && spec.is_some_and(|spec| spec.get("f:password").is_some())
+        })
+    };
+    let given = || bare(copy.data.pointer("/spec/password")).is_some();
+    if kind.name == "User"
+        && field == "spec"
+        && let Some(spec) = content.as_object_mut()
+        && !given()
+        && !ours()
+    {
+        spec.remove("password");
+    }
+    Some(content)
+}
+
+/// Whether it says what we applied.
+fn is_ours(entry: &ManagedFieldsEntry) -> bool {
+    entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
 }
 
 /// Names of labels or annotations that this entry applied.
@@ -172,7 +197,8 @@ pub(super) fn surplus(
         .fields
         .iter()
         .filter_map(|field| {
-            let removed = removal(copy.data.get(*field), live.data.get(*field)?)?;
+            let live = content(kind, field, copy, live)?;
+            let removed = removal(copy.data.get(*field), &live)?;
             Some(((*field).to_owned(), removed))
         })
         .collect();

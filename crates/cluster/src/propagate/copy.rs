@@ -199,6 +199,14 @@ fn placed(source: &DynamicObject, place: Place<'_>) -> Result<Option<Content>, S
     {
         override_with(&mut workspace, change)?;
     }
+    // An override may put anything anywhere.
+    let spec = workspace.get_mut("spec").filter(|spec| spec.is_object());
+    let Some(spec) = spec.map(Value::take) else {
+        return Err(format!(
+            "spec.overrides for cluster {:?} leave no Workspace with a spec",
+            place.name
+        ));
+    };
     let labels = workspace
         .pointer("/metadata/labels")
         .and_then(Value::as_object);
@@ -210,7 +218,7 @@ fn placed(source: &DynamicObject, place: Place<'_>) -> Result<Option<Content>, S
             .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
             .collect(),
         annotations: BTreeMap::new(),
-        fields: Map::from_iter([("spec".to_owned(), workspace["spec"].take())]),
+        fields: Map::from_iter([("spec".to_owned(), spec)]),
     }))
 }
 

@@ -92,6 +92,12 @@ impl Kind {
         self.copy.resource()
     }
 
+    /// Whether annotations are carried.
+    #[must_use]
+    pub fn carries_annotations(&self) -> bool {
+        self.annotations
+    }
+
     /// Whether the source says into which clusters it goes.
     pub(super) fn is_placed(&self) -> bool {
         self.source != self.copy

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kah_net::Kind;
 use kube::{api::PostParams, core::DynamicObject};
+use serde_json::Value;
 
 use super::{Action, Connected, Request, RestoreError, authority, credential};
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
 
 /// For one question to a cluster that may not answer.
 const ANSWER: Duration = Duration::from_secs(4);
+/// Writes that somebody else came before.
+const TRIES: usize = 8;
 /// For the host to follow its own write.
 const FOLLOWED: Duration = Duration::from_secs(5);
 
@@ -189,6 +192,8 @@ async fn brought(member: &Member, request: &Request) -> Result<Option<Brought>, 
 /// A connection that was tried.
 pub(super) struct Replacement {
     object: DynamicObject,
+    /// `spec.connection` as it was read.
+    before: Value,
     uid: String,
     pub(super) candidate: Arc<Member>,
 }
@@ -206,11 +211,8 @@ impl Replacement {
             .map_err(failed("read the Cluster"))?
             .ok_or_else(|| RestoreError::Unknown(name.to_owned()))?;
         let new = Kubeconfig::read(kubeconfig).map_err(RestoreError::Kubeconfig)?;
-        // Whether what is brought is the cluster that joined is seen below; what answered before it was brought counts no more.
-        let conditions = object.data.pointer_mut("/status/conditions");
-        if let Some(conditions) = conditions.and_then(|it| it.as_array_mut()) {
-            conditions.retain(|condition| condition["type"] != kah_api::cluster::IDENTITY);
-        }
+        let before = connection(&object);
+        forget_identity(&mut object);
         let connection = &mut object.data["spec"]["connection"];
         connection["kubeconfig"] = STANDARD.encode(kubeconfig).into();
         if connection
@@ -227,6 +229,7 @@ impl Replacement {
         match Self::check(host, member, &candidate).await {
             Ok(uid) => Ok(Self {
                 object,
+                before,
                 uid,
                 candidate,
             }),
@@ -297,13 +300,32 @@ impl Replacement {
         Ok(found)
     }
 
-    /// Writes it, against the version that was read, and waits until the host goes by it.
-    pub(super) async fn store(mut self, host: &Host) -> Result<Arc<Member>, RestoreError> {
+    /// Writes it, against the version that was read, and waits until the host goes by it. Who wrote anything but the connection meanwhile is not in the way.
+    pub(super) async fn store(self, host: &Host) -> Result<Arc<Member>, RestoreError> {
         let name = self.candidate.name().to_owned();
-        self.object.data["status"]["uid"] = self.uid.into();
-        let written = clusters(host.client.clone())
-            .replace(&name, &PostParams::default(), &self.object)
-            .await;
+        let api = clusters(host.client.clone());
+        let wanted = connection(&self.object);
+        let (mut object, mut tries) = (self.object, 0);
+        let written = loop {
+            object.data["status"]["uid"] = self.uid.clone().into();
+            let conflict = match api.replace(&name, &PostParams::default(), &object).await {
+                Err(error @ kube::Error::Api(_)) if is_conflict(&error) && tries < TRIES => error,
+                written => break written,
+            };
+            tries += 1;
+            object = match api.get_opt(&name).await {
+                Ok(Some(now))
+                    if now.metadata.uid == object.metadata.uid
+                        && connection(&now) == self.before =>
+                {
+                    now
+                }
+                Ok(_) => break Err(conflict),
+                Err(error) => break Err(error),
+            };
+            forget_identity(&mut object);
+            object.data["spec"]["connection"] = wanted.clone();
+        };
         self.candidate.close();
         written.map_err(failed("store the connection in the Cluster"))?;
         let followed = async {
@@ -318,6 +340,23 @@ impl Replacement {
             .await
             .map_err(|_| RestoreError::Late)
     }
+}
+
+fn connection(object: &DynamicObject) -> Value {
+    let connection = object.data.pointer("/spec/connection");
+    connection.cloned().unwrap_or_default()
+}
+
+/// Whether what is brought is the cluster that joined is seen when it is tried; what answered before it was brought counts no more.
+fn forget_identity(object: &mut DynamicObject) {
+    let conditions = object.data.pointer_mut("/status/conditions");
+    if let Some(conditions) = conditions.and_then(|it| it.as_array_mut()) {
+        conditions.retain(|condition| condition["type"] != kah_api::cluster::IDENTITY);
+    }
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 pub(super) fn failed(doing: &'static str) -> impl FnOnce(kube::Error) -> RestoreError {

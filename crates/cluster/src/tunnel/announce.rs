@@ -2,12 +2,12 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use kah_api::seed::NAMESPACE;
 use kube::{
     Api, Client,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -30,6 +30,10 @@ pub(super) const MOST: usize = 5000;
 const RENEWAL: Duration = Duration::from_secs(5);
 /// Changes that come together are written together.
 const TOGETHER: Duration = Duration::from_millis(200);
+/// A Lease that was not written for so long is that of a replica which did not end in order. If that one lives after all, it writes another.
+const ABANDONED: SignedDuration = SignedDuration::from_hours(24);
+/// Between two looks for such.
+const SWEEP: Duration = Duration::from_secs(60 * 60);
 /// For one request.
 const REQUEST: Duration = Duration::from_secs(4);
 
@@ -85,11 +89,43 @@ pub(super) async fn keep(
             }
         }
     };
-    stop.run_until_cancelled(writing).await;
+    let sweeping = async {
+        loop {
+            if let Err(error) = sweep(&leases, keys.clock.now()).await {
+                let error = crate::with_causes(&error);
+                tracing::warn!(%error, "delete Leases of replicas that are gone; trying again");
+            }
+            tokio::time::sleep(SWEEP).await;
+        }
+    };
+    stop.run_until_cancelled(async { tokio::join!(writing, sweeping) })
+        .await;
     let (name, how) = (name(&replica.name), DeleteParams::default());
     let delete = leases.delete(&name, &how);
     // Where that fails the others find out after its duration.
     let _ = timeout(REQUEST, delete).await;
+}
+
+/// Deletes what replicas left that are gone.
+async fn sweep(leases: &Api<Lease>, now: Timestamp) -> Result<(), kube::Error> {
+    let labelled = ListParams::default().labels(LABEL);
+    for lease in leases.list(&labelled).await?.items {
+        let renewed = lease.spec.and_then(|spec| spec.renew_time);
+        let abandoned = renewed.is_none_or(|renewed| now.duration_since(renewed.0) > ABANDONED);
+        let Some(name) = lease.metadata.name.filter(|_| abandoned) else {
+            continue;
+        };
+        let only = Preconditions {
+            uid: lease.metadata.uid,
+            resource_version: lease.metadata.resource_version,
+        };
+        let how = DeleteParams::default().preconditions(only);
+        match leases.delete(&name, &how).await {
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            deleted => drop(deleted?),
+        }
+    }
+    Ok(())
 }
 
 /// A member in [`SESSIONS`].

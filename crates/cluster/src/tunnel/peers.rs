@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use futures::{StreamExt, pin_mut};
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::{api::coordination::v1::Lease, apimachinery::pkg::apis::meta::v1::MicroTime};
 use kah_api::seed::NAMESPACE;
 use kah_net::{
     Address,
@@ -42,8 +42,12 @@ pub(super) struct Holder {
     address: Address,
     /// When the certificate of each one's agent ends.
     members: HashMap<String, Timestamp>,
+    /// When its Lease was written last, as it says.
+    renewed: Option<MicroTime>,
     /// When its Lease was seen to change last, by our own clock: clocks of two machines are not compared.
     seen: Instant,
+    /// Whether it was seen to change at all. A Lease that is only found may be that of one which is long gone.
+    lives: bool,
 }
 
 pub(super) struct Peers {
@@ -127,11 +131,17 @@ impl Peers {
         let annotations = lease.metadata.annotations.as_ref()?;
         let address = Address::parse(annotations.get(announce::ADDRESS)?).ok()?;
         let told = annotations.get(announce::SESSIONS);
+        let renewed = lease.spec.as_ref()?.renew_time.clone();
+        let holders = self.holders.load();
+        let before = holders.get(&name);
+        let same = before.filter(|before| before.renewed == renewed);
         Some(Arc::new(Holder {
             name,
             address,
             members: announce::members(told.map_or("", String::as_str)),
-            seen: Instant::now(),
+            renewed,
+            seen: same.map_or_else(Instant::now, |same| same.seen),
+            lives: same.map_or(before.is_some(), |same| same.lives),
         }))
     }
 
@@ -148,6 +158,7 @@ impl Peers {
         // Not always the same one first.
         let start = rand::random_range(0..found.len().max(1));
         found.rotate_left(start);
+        found.sort_by_key(|holder| !holder.lives);
         found
     }
 

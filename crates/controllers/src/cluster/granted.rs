@@ -18,7 +18,7 @@ const TRIES: usize = 8;
 /// Adds this cluster to the annotation of those users, and takes it from all others.
 ///
 /// # Errors
-/// The host's kube-apiserver refused; those before are done.
+/// The host's kube-apiserver refused it for a user; the others are done.
 pub async fn tell(
     host: &Host,
     cluster: &str,
@@ -26,16 +26,22 @@ pub async fn tell(
 ) -> Result<(), kube::Error> {
     let known = host.prover.users();
     let users: Api<User> = Api::all(host.client.clone());
+    let mut refused = None;
     for name in known.names() {
         let has = known
             .get(&name)
             .is_some_and(|user| names(&user).any(|it| it == cluster));
         let should = granted.contains(&name);
         if has != should {
-            change(&users, &name, cluster, should).await?;
+            match change(&users, &name, cluster, should).await {
+                Err(error @ kube::Error::Api(_)) => {
+                    refused.get_or_insert(error);
+                }
+                done => done?,
+            }
         }
     }
-    Ok(())
+    refused.map_or(Ok(()), Err)
 }
 
 fn names(user: &User) -> impl Iterator<Item = &str> {

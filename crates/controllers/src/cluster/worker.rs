@@ -423,7 +423,14 @@ impl<'a> Keeper<'a> {
             self.clean(seen).await;
         }
         let done = async {
-            granted::tell(&self.work.host, &self.work.name, &BTreeSet::new()).await?;
+            match granted::tell(&self.work.host, &self.work.name, &BTreeSet::new()).await {
+                // A user who cannot be written for good must not hold a cluster.
+                Err(kube::Error::Api(status)) if !matches!(status.code, 409 | 429 | 502..=504) => {
+                    let (cluster, error) = (&self.work.name, &status.message);
+                    tracing::warn!(cluster, error, "take a cluster that leaves from its users");
+                }
+                told => told?,
+            }
             let api = clusters(self.work.host.client.clone());
             let mut tries = 0;
             loop {

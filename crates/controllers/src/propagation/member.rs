@@ -55,7 +55,7 @@ pub(super) struct Worker {
 pub(super) struct Memory {
     /// What the member makes of copies that it does not store as they are: not written again until one side changes.
     settled: HashMap<Key, Settled>,
-    /// Objects that the member refuses, and why.
+    /// Objects that the member refuses, and why; without a name the list of a kind.
     refused: HashMap<Key, Refused>,
 }
 
@@ -139,7 +139,7 @@ impl Worker {
             }
             self.tell(None).await;
             let next = Instant::now() + self.pause(read);
-            while let Ok(work) = tokio::time::timeout_at(next, self.queue.take()).await {
+            while let Some(work) = self.queue.take_until(next).await {
                 if work.all {
                     break;
                 }
@@ -210,7 +210,20 @@ impl Worker {
             };
             let objects: Api<DynamicObject> = Api::all_with(client.clone(), &kind.copy());
             let (mut pages, mut known) = (Pages::of(objects, None), false);
-            while let Some(page) = pages.next().await? {
+            let whole = (index, String::new());
+            self.memory.refused.remove(&whole);
+            loop {
+                let page = match pages.next().await {
+                    Ok(Some(page)) => page,
+                    Ok(None) => break,
+                    // Other kinds may well be read; of this one nothing is known.
+                    Err(error) if error.is_of_the_object() => {
+                        self.note(whole, Outcome::Refused(error));
+                        known = false;
+                        break;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
                 known = true;
                 read = read.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
                 let pairs = page.into_iter().filter_map(|live| {
@@ -236,7 +249,9 @@ impl Worker {
         let sources = &self.sources;
         let exists = |key: &Key| matches!(sources.get(key.0, &key.1), Some(Some(_)));
         self.memory.settled.retain(|key, _| exists(key));
-        self.memory.refused.retain(|key, _| exists(key));
+        self.memory
+            .refused
+            .retain(|key, _| key.1.is_empty() || exists(key));
         Ok(read)
     }
 
@@ -254,16 +269,23 @@ impl Worker {
         let read = keys.into_iter().map(|key| {
             let read = async move {
                 let live = match KINDS.get(key.0) {
-                    Some(kind) => read_copy(client, kind, &key.1).await?,
-                    None => None,
+                    Some(kind) => read_copy(client, kind, &key.1).await,
+                    None => Ok(None),
                 };
-                Ok::<_, PropagateError>((key, live))
+                (key, live)
             };
             read.boxed()
         });
         let read: Vec<_> = read.collect();
-        let pairs = futures::stream::iter(read).buffer_unordered(AT_ONCE);
-        let pairs: Vec<(Key, Option<DynamicObject>)> = pairs.try_collect().await?;
+        let mut read = futures::stream::iter(read).buffer_unordered(AT_ONCE);
+        let mut pairs = Vec::new();
+        while let Some((key, live)) = read.next().await {
+            match live {
+                Ok(live) => pairs.push((key, live)),
+                Err(error) if error.is_of_the_object() => self.note(key, Outcome::Refused(error)),
+                Err(error) => return Err(error.into()),
+            }
+        }
         self.settle(client, pairs).await
     }
 
@@ -303,7 +325,10 @@ impl Worker {
                 self.memory.settled.insert(key, settled);
             }
             Outcome::Refused(error) => {
-                if error.is_conflict() && !self.memory.refused.contains_key(&key) {
+                if error.is_conflict()
+                    && !key.1.is_empty()
+                    && !self.memory.refused.contains_key(&key)
+                {
                     self.queue.push(key.clone());
                 }
                 let reason = super::chain(&error);

@@ -6,7 +6,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 /// Place of a kind in the table, and the name of a source.
 pub(super) type Key = (usize, String);
@@ -66,6 +69,15 @@ impl Queue {
         }
     }
 
+    /// What there is to do before the next look at everything; `None` when that is due, also where something waits: it takes what waits along, and
+    /// what changes all the time must not put it off for ever.
+    pub(super) async fn take_until(&self, look: Instant) -> Option<Work> {
+        if Instant::now() >= look {
+            return None;
+        }
+        timeout_at(look, self.take()).await.ok()
+    }
+
     /// What there is to do. A look at everything takes what was pushed before it.
     pub(super) fn take_now(&self) -> Work {
         mem::take(&mut *self.work.lock().unwrap_or_else(PoisonError::into_inner))
@@ -91,9 +103,23 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::FutureExt;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_is_due_comes_before_what_waits() {
+        let queue = Queue::default();
+        let look = Instant::now() + Duration::from_secs(1);
+        queue.push((1, "a".into()));
+        assert_eq!(queue.take_until(look).await.unwrap().keys.len(), 1);
+        assert!(queue.take_until(look).await.is_none() && Instant::now() >= look);
+        queue.push((1, "a".into()));
+        assert!(queue.take_until(look).await.is_none());
+        assert_eq!(queue.waiting(), 1);
+    }
 
     #[tokio::test]
     async fn a_change_is_handed_out_once_and_too_many_become_everything() {

@@ -103,8 +103,17 @@ impl Sources {
             .filter_map(|object| Some((object.metadata.name.clone()?, Arc::new(object))))
             .collect();
         kind.keeping.retain(|name| objects.contains_key(name));
+        kind.ended.retain(|name| !objects.contains_key(name));
         for (name, object) in &objects {
             kind.note(name, object);
+            // Nobody saw how its deletion began.
+            let unseen = kind.objects.get(name).is_none_or(|before| {
+                before.metadata.uid != object.metadata.uid
+                    || before.metadata.deletion_timestamp.is_none()
+            });
+            if object.metadata.deletion_timestamp.is_some() && unseen {
+                kind.keeping.insert(name.clone());
+            }
         }
         let before = std::mem::replace(&mut kind.objects, objects);
         let first = !std::mem::replace(&mut kind.listed, true);
@@ -117,7 +126,7 @@ impl Sources {
         let new = kind.objects.iter().filter(|(name, object)| {
             before
                 .get(*name)
-                .is_none_or(|before| differs(before, object))
+                .is_none_or(|before| differs(index, before, object))
         });
         Some(
             gone.cloned()
@@ -136,7 +145,7 @@ impl Sources {
         let differs = kind
             .objects
             .get(&name)
-            .is_none_or(|before| differs(before, &object));
+            .is_none_or(|before| differs(index, before, &object));
         kind.objects.insert(name.clone(), Arc::new(object));
         differs.then_some(name)
     }
@@ -177,10 +186,11 @@ fn slim(mut object: DynamicObject) -> DynamicObject {
 }
 
 /// Whether a copy could differ.
-fn differs(before: &DynamicObject, after: &DynamicObject) -> bool {
+fn differs(index: usize, before: &DynamicObject, after: &DynamicObject) -> bool {
     let (old, new) = (&before.metadata, &after.metadata);
+    let annotations = KINDS.get(index).is_some_and(Kind::carries_annotations);
     old.labels != new.labels
-        || old.annotations != new.annotations
+        || annotations && old.annotations != new.annotations
         || old.deletion_timestamp.is_some() != new.deletion_timestamp.is_some()
         || old.uid != new.uid
         || before.data != after.data
@@ -326,6 +336,13 @@ mod tests {
             None
         );
         assert_eq!(sources.apply(0, version("2")), None);
+        // Only of some kinds a copy has annotations.
+        let annotated = |text: &str| object("a", json!({"annotations": {"a": text}}));
+        for (index, news) in [(0, Some("a".to_owned())), (1, None)] {
+            let sources = Sources::default();
+            sources.replace(index, vec![annotated("1")]);
+            assert_eq!(sources.apply(index, annotated("2")), news);
+        }
         let changed = object("a", json!({"labels": {"a": "c"}}));
         assert_eq!(sources.apply(0, changed.clone()), Some("a".into()));
         assert_eq!(sources.apply(0, object("c", json!({}))), Some("c".into()));
@@ -371,6 +388,25 @@ mod tests {
         assert_eq!(sources.ending(0, "w"), Ending::Whole);
         sources.apply(0, leaving("orphan"));
         assert_eq!(sources.ending(0, "w"), Ending::KeepDependents);
+
+        // Seen whole, made anew and deleted in another way while nobody watched.
+        sources.apply(0, plain.clone());
+        sources.delete(0, &plain);
+        sources.replace(0, vec![plain.clone()]);
+        sources.replace(0, Vec::new());
+        assert_eq!(sources.ending(0, "w"), Ending::KeepDependents);
+
+        // The word may be off by the time that somebody looks.
+        let late = Sources::default();
+        late.replace(0, vec![leaving("other")]);
+        assert_eq!(late.ending(0, "w"), Ending::KeepDependents);
+        late.replace(0, vec![leaving("other")]);
+        assert_eq!(late.ending(0, "w"), Ending::KeepDependents);
+        late.replace(0, vec![plain.clone()]);
+        assert_eq!(late.ending(0, "w"), Ending::Whole);
+        late.apply(0, leaving("other"));
+        late.replace(0, vec![leaving("other")]);
+        assert_eq!(late.ending(0, "w"), Ending::Whole, "its beginning was seen");
 
         sources.apply(0, plain);
         sources.replace(0, Vec::new());

@@ -412,6 +412,21 @@ async fn only_members_that_share_the_secret_get_hashes_of_passwords(stage: &Stag
     stage.put("User", "guarded", user(HASH)).await;
     let live = stage.until_there("m", "User", "guarded").await;
     assert_eq!(live["spec"], json!({"email": "ann@example.com"}));
+    // A user that was the member's own keeps the password that it has there, and nothing else.
+    let users = stage.member("m").copies("User");
+    let mut own = user(OTHER_HASH);
+    own["spec"]["groups"] = json!(["of-the-member"]);
+    put(&users, "local", own).await;
+    stage.put("User", "local", user(HASH)).await;
+    let kept = json!({"email": "ann@example.com", "password": OTHER_HASH});
+    stage
+        .until("m", "User", "local", "is in line", |live| {
+            live["spec"] == kept
+        })
+        .await;
+    stage.looked_at("m").await;
+    assert_eq!(stage.member("m").get("User", "local").await["spec"], kept);
+    stage.delete("User", "local").await;
     // Not decided yet.
     trust("shared-secret", json!("federated")).await;
     stage

@@ -233,6 +233,36 @@ async fn s3_redirects_are_answers() {
 }
 
 #[tokio::test]
+async fn s10_answers_that_nobody_reads_hold_up_no_other_on_their_connection() {
+    const UNREAD: usize = 60;
+    let authority = Authority::new().expect("authority");
+    let tls = authority
+        .issue("127.0.0.1", false)
+        .expect("certificate")
+        .server(None)
+        .expect("config");
+    let large = Bytes::from(vec![b'x'; 1024 * 1024]);
+    let member = Member::start(Some(tls), move |seen| match seen.target.as_str() {
+        "/large" => answer(200, "text/plain", large.clone()),
+        _ => answer(200, "text/plain", "ok"),
+    })
+    .await
+    .expect("member");
+    let mut settings = settings(&member.url());
+    settings.tls.roots = Roots::Pem(authority.pem().into());
+    let upstream = Upstream::new(settings).expect("upstream");
+    let mut unread = Vec::new();
+    for _ in 0..UNREAD {
+        let sent = soon(upstream.send(get("/large"), to("/large"))).await;
+        unread.push(sent.expect("answer"));
+        let small = soon(upstream.send(get("/x"), to("/x"))).await;
+        let small = soon(small.expect("answer").into_body().collect()).await;
+        assert_eq!(small.expect("body").to_bytes(), "ok");
+    }
+    assert_eq!(member.seen().pop().expect("seen").version, Version::HTTP_2);
+}
+
+#[tokio::test]
 async fn http2_carries_many_streams_and_more_connections_carry_more() {
     let authority = Authority::new().expect("authority");
     let tls = authority

@@ -177,8 +177,16 @@ fn a_workspace_goes_where_its_template_says_as_it_says() {
     let wrong =
         json!([{"clusterName": "m", "clusterOverrides": [{"path": "/spec/none/x", "value": 1}]}]);
     let misspelt = json!({"clusterSelector": {"matchExpressions": [{"key": "z", "operator": "in", "values": ["a"]}]}});
+    let whole = |op: &str, path: &str, value: Value| {
+        let changes = json!([{"op": op, "path": path, "value": value}]);
+        json!([{"clusterName": "m", "clusterOverrides": changes}])
+    };
     for (placement, overrides) in [
-        (all, wrong),
+        (all.clone(), wrong),
+        (all.clone(), whole("replace", "", json!("x"))),
+        (all.clone(), whole("replace", "", json!([]))),
+        (all.clone(), whole("replace", "/spec", json!(1))),
+        (all, whole("remove", "/spec", Value::Null)),
         (misspelt, json!([])),
         (json!("everywhere"), json!([])),
     ] {
@@ -440,8 +448,14 @@ fn what_applying_leaves_behind_is_taken_away() {
         ),
         (
             json!({"email": "e"}),
-            json!({"email": "e", "groups": ["g"], "password": "p"}),
-            Some(json!({"spec": {"groups": null, "password": null}})),
+            json!({"email": "e", "groups": ["g"], "lang": "l"}),
+            Some(json!({"spec": {"groups": null, "lang": null}})),
+        ),
+        // The member's own.
+        (
+            json!({"email": "e"}),
+            json!({"email": "e", "password": "p"}),
+            None,
         ),
     ] {
         let patch = patch.map(|patch| patch.as_object().cloned().unwrap());

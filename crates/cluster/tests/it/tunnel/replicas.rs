@@ -1,5 +1,6 @@
 //! Several replicas of a host: each reaches every member, whoever holds its tunnels.
 
+use futures::FutureExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use kah_api::seed;
 use kah_cluster::{
@@ -47,6 +48,23 @@ async fn a_tunnel_with_one_replica_serves_all_of_them() {
     let b = front_b.answers(replica());
     // One that holds none, as a controller-manager.
     let asking = replica();
+    // Replicas that did not end in order: one a while ago, and one just now, whose address swallows everything.
+    let leases: Api<Lease> = Api::namespaced(plane.client(), seed::NAMESPACE);
+    let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .unwrap();
+    for (name, hours) in [("long-ago", 48), ("just-now", 0)] {
+        let renewed = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours);
+        let lease = serde_json::json!({
+            "metadata": {"name": name, "labels": {"hub.kubeaihub.io/tunnels": "true"}, "annotations": {
+                "hub.kubeaihub.io/address": format!("http://{}", silent.local_addr().unwrap()),
+                "hub.kubeaihub.io/sessions": "uid-1=1000",
+            }},
+            "spec": {"holderIdentity": name, "renewTime": format!("{renewed:.6}")},
+        });
+        let lease = serde_json::from_value(lease).unwrap();
+        leases.create(&Default::default(), &lease).await.unwrap();
+    }
     run(&a, &plane, "a", Some(&front_a.url));
     run(&b, &plane, "b", Some(&front_b.url));
     run(&asking, &plane, "asking", None);
@@ -94,6 +112,13 @@ async fn a_tunnel_with_one_replica_serves_all_of_them() {
     assert_eq!(ks.seen().len(), 4);
     // One connection for each that asks.
     assert_eq!(b.tunnels().counters().accepted(), 3);
+    assert!(silent.accept().now_or_never().is_none());
+    assert!(leases.get_opt("long-ago").await.unwrap().is_none());
+    assert!(leases.get_opt("just-now").await.unwrap().is_some());
+    leases
+        .delete("just-now", &Default::default())
+        .await
+        .unwrap();
 
     // The agent moves to the other replica: the one that asks follows.
     drop(tunnel);
@@ -108,7 +133,6 @@ async fn a_tunnel_with_one_replica_serves_all_of_them() {
     member.forward(get(), hop("/x")).await.unwrap();
 
     // A replica that ends takes its Lease back.
-    let leases: Api<Lease> = Api::namespaced(plane.client(), seed::NAMESPACE);
     assert!(leases.get("ks-apiserver-tunnels-a").await.is_ok());
     front_a.nobody_answers();
     until("it is known", || {
