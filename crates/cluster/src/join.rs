@@ -128,6 +128,8 @@ pub struct Request {
     pub guard: AddressGuard,
     /// The trust to join with; where nobody says, federated if the member offers it.
     pub trust: Option<Trust>,
+    /// How long it has for accepting what it is told.
+    pub patience: trust::Patience,
     /// Who asks. Only their name is used: what a cluster is shown is signed for that purpose.
     pub proof: CallerCredential,
 }
@@ -188,10 +190,9 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     let uid = identified?.ok_or(JoinError::Silent)?;
     let mut told = None;
     if trust == Trust::Federated && !request.dry_run {
-        let patience = trust::Patience::default();
         let over = if request.force { Over::Any } else { Over::Own };
-        let proof = &request.proof;
-        let introduced = trust::introduce(host, &candidate, &uid, proof, &patience, over).await;
+        let (proof, patience) = (&request.proof, &request.patience);
+        let introduced = trust::introduce(host, &candidate, &uid, proof, patience, over).await;
         match introduced {
             Ok(published) => told = Some(published),
             Err(refused) => {
@@ -242,11 +243,15 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     })
 }
 
-/// Makes undone what a cluster was told that did not join after all. One that has joined by another request meanwhile needs that.
+/// A cluster that did not join after all is not to trust this host, also where an earlier join told it, and was killed: it trusts whom it trusted before.
+/// One that has joined by another request meanwhile needs what it was told.
 async fn take_back(host: &Host, client: &Client, uid: &str, told: &Published) {
-    let still = refuse_known_stored(host, uid, None).await;
-    if !matches!(still, Err(JoinError::Same(_))) {
-        trust::undo(host, client, told).await;
+    if let Err(JoinError::Same(_)) = refuse_known_stored(host, uid, None).await {
+        return;
+    }
+    match told {
+        Published::Replaced(_) => trust::undo(host, client, told).await,
+        _ => trust::take_back(host, client).await,
     }
 }
 
