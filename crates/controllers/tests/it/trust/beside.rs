@@ -303,9 +303,10 @@ async fn a_key_that_was_made_during_a_look_signs_after_members_were_told() {
     let (asks, mut asked) = mpsc::unbounded_channel();
     let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
     let goes_on = std::sync::Mutex::new(goes_on);
-    let slow = member::Member::start(None, move |_| {
+    let slow = member::Member::start(None, move |seen: &member::Seen| {
+        let first = seen.target.ends_with("/trust");
         tokio::task::block_in_place(|| {
-            if asks.send(()).is_ok() {
+            if first && asks.send(()).is_ok() {
                 let _ = goes_on.lock().unwrap().recv_timeout(Duration::from_secs(3));
             }
         });
