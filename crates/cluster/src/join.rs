@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use kah_api::{cluster::Trust, seed};
 use kube::{
+    Client,
     api::{DeleteParams, ListParams, PostParams, Preconditions},
     core::DynamicObject,
 };
@@ -19,7 +20,7 @@ use crate::{
     guard::{AddressGuard, GuardError},
     host::clusters,
     identity::{ANSWER, identity, identity_within},
-    trust::{self, Over, TrustError, WANTED},
+    trust::{self, Over, Published, TrustError, WANTED},
     with_causes,
 };
 
@@ -129,6 +130,8 @@ pub struct Request {
     pub guard: AddressGuard,
     /// The trust to join with; where nobody says, federated if the member offers it.
     pub trust: Option<Trust>,
+    /// How long it has for accepting what it is told.
+    pub patience: trust::Patience,
     /// Who asks. Only their name is used: what a cluster is shown is signed for that purpose.
     pub proof: CallerCredential,
 }
@@ -191,15 +194,14 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     let uid = identified?.ok_or(JoinError::Silent)?;
     let mut told = None;
     if trust == Trust::Federated && !request.dry_run {
-        let patience = trust::Patience::default();
         let over = if request.force { Over::Any } else { Over::Own };
-        let proof = &request.proof;
-        let introduced = trust::introduce(host, &candidate, &uid, proof, &patience, over).await;
+        let (proof, patience) = (&request.proof, &request.patience);
+        let introduced = trust::introduce(host, &candidate, &uid, proof, patience, over).await;
         match introduced {
             Ok(published) => told = Some(published),
             Err(refused) => {
                 if let Some(published) = &refused.published {
-                    trust::undo(host, &client, published).await;
+                    take_back(host, &client, &uid, published).await;
                 }
                 return Err(JoinError::Trust(Box::new(refused.error)));
             }
@@ -225,14 +227,13 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
             Err(error) => Err(error),
         };
         if let Err(error) = stored {
-            // One that has joined under another name meanwhile needs what it was told.
-            let still = refuse_known_stored(host, &uid, None).await;
-            if let Some(told) = &told
-                && !matches!(still, Err(JoinError::Same(_)))
-            {
-                trust::undo(host, &client, told).await;
+            if let Some(told) = &told {
+                take_back(host, &client, &uid, told).await;
             }
             return Err(error);
+        }
+        if matches!(told, Some(Published::Replaced(_))) {
+            trust::settle(host, &client).await;
         }
     }
     candidate.close();
@@ -245,6 +246,18 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
         actions: actions::actions(trust),
         findings,
     })
+}
+
+/// A cluster that did not join after all is not to trust this host, also where an earlier join told it, and was killed: it trusts whom it trusted before.
+/// One that has joined by another request meanwhile needs what it was told.
+async fn take_back(host: &Host, client: &Client, uid: &str, told: &Published) {
+    if let Err(JoinError::Same(_)) = refuse_known_stored(host, uid, None).await {
+        return;
+    }
+    match told {
+        Published::Replaced(_) => trust::undo(host, client, told).await,
+        _ => trust::take_back(host, client).await,
+    }
 }
 
 /// Two that join the same cluster under two names at the same time: both are stored by now, and at least one of them sees the other, and goes.

@@ -346,6 +346,7 @@ mod tests {
             scaled: false,
             user: None,
             restarted: false,
+            trust: None,
         })
     }
 

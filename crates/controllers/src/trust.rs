@@ -167,11 +167,20 @@ fn rest(host: &Host, pace: &Pace) -> SignedDuration {
     if retiring { pace.look } else { pace.rest }
 }
 
+/// The keys that this replica knows of.
+fn records(host: &Host) -> Vec<KeyRecord> {
+    let keys = host.registry.signer().keys();
+    keys.map_or_else(Vec::new, |(_, keys)| keys.records().to_vec())
+}
+
 /// Decides and does one step.
 async fn step(host: &Host, pace: &Pace, memory: &mut Memory) -> Result<Step, TrustError> {
+    let records = records(host);
     let mut members: Vec<MemberKeys> = survey(host).await.into_iter().map(|one| one.keys).collect();
-    let keys = host.registry.signer().keys();
-    let records: Vec<KeyRecord> = keys.map_or_else(Vec::new, |(_, keys)| keys.records().to_vec());
+    if records != self::records(host) {
+        // What members have been told was compared with keys that are others by now: nobody may have heard of one that is to sign.
+        return Ok(Step::Wait(Vec::new()));
+    }
     let now = host.clock.now();
     memory.fill_in(&mut members, now, pace.grace);
     loop {
@@ -188,7 +197,15 @@ async fn step(host: &Host, pace: &Pace, memory: &mut Memory) -> Result<Step, Tru
                 if !behind.is_empty() {
                     tracing::warn!(members = ?behind, "the next key signs although these members do not accept it: somebody said so");
                 }
-                keys::change(host, |keys| keys.promote(now)).await?;
+                keys::change(host, |keys| {
+                    // Of others nobody was asked.
+                    if keys.records() == records {
+                        keys.promote(now)
+                    } else {
+                        Err(KeysError::NoNext)
+                    }
+                })
+                .await?;
             }
             Step::Forget(ids) => {
                 keys::change(host, |keys| {

@@ -95,6 +95,24 @@ impl<'a> OnMember<'a> {
         }
     }
 
+    /// The same member, for this trust to work on it.
+    pub(super) fn for_trust(&self, trust: Option<Trust>) -> Self {
+        Self {
+            host: self.host,
+            request: self.request,
+            member: Arc::clone(&self.member),
+            candidate: self.candidate,
+            trust,
+            maps: self.maps.clone(),
+            deployments: self.deployments.clone(),
+        }
+    }
+
+    /// The trust that is to work, where it is not the one that is in force.
+    pub(super) fn wanted(&self) -> Option<Trust> {
+        self.trust
+    }
+
     fn trust(&self) -> Trust {
         self.trust.unwrap_or(self.member.trust())
     }

@@ -4,6 +4,7 @@ use std::{ops::ControlFlow, pin::pin, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kah_api::cluster::Trust;
 use tokio::time::Instant;
 
 use super::{
@@ -68,6 +69,7 @@ impl<'a> Run<'a> {
             scaled: beside.scaled,
             user: beside.user,
             restarted: false,
+            trust: member.wanted(),
         };
         let stored = Stored::of(host, &request.cluster);
         let state = stored
@@ -141,6 +143,19 @@ impl<'a> Run<'a> {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The trust that this run is to make work, where it is not the one that was in force.
+    pub(super) fn trust(&self) -> Option<Trust> {
+        self.state.trust
+    }
+
+    /// The same run on the member as it was begun for.
+    pub(super) fn on<'b>(self, member: &'b OnMember<'b>) -> Run<'b>
+    where
+        'a: 'b,
+    {
+        Run { member, ..self }
     }
 
     /// From the plan to the end.

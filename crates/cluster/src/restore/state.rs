@@ -1,6 +1,7 @@
 //! Where a restore stands. It lies in an annotation of the Cluster object, so that whoever comes next can go on from there.
 
 use jiff::{SignedDuration, Timestamp};
+use kah_api::cluster::Trust;
 use kube::{Api, api::PostParams, core::DynamicObject};
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,9 @@ pub struct State {
     /// Whether ks-apiserver was told to start anew.
     #[serde(default)]
     pub restarted: bool,
+    /// The trust that is to work, where it is not the one that was in force: what was written follows from it, and so does what proves access.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
 }
 
 /// The state in the Cluster object, written only against the version that was read.

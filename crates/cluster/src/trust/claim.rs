@@ -1,6 +1,7 @@
 //! Who moves a member's trust, and which way. It lies in the Cluster object, as the trust itself does, so that both change in one write.
 //!
-//! Moves of the same direction may go on side by side: each of their steps may be done twice. Opposite ones exclude each other.
+//! Moves of the same direction may go on side by side: each of their steps may be done twice. Opposite ones exclude each other, and nobody moves a member
+//! while the host's keys are taken from it. Of movers side by side the last one holds the claim; who does not hold it makes nothing undone.
 
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
@@ -32,6 +33,9 @@ struct Claim {
     by: String,
     /// A mover that was killed holds nobody up for longer.
     until: Timestamp,
+    /// Tells movers apart that go the same way.
+    #[serde(default)]
+    nonce: String,
 }
 
 /// What a Cluster object says about trust.
@@ -88,27 +92,48 @@ impl Terms<'_> {
         self.claim().is_some_and(|claim| claim.to == to)
     }
 
-    /// Claims the member for a move; fails while one of the other direction is under way.
+    /// Whether the claim is this mover's.
+    pub(super) fn is_held_by(&self, nonce: &str) -> bool {
+        self.claim().is_some_and(|claim| claim.nonce == nonce)
+    }
+
+    /// Whether somebody else is at it.
+    pub(super) fn is_claimed_beside(&self, nonce: &str, now: Timestamp) -> bool {
+        self.refuse(now, |claim| claim.nonce != nonce).is_err()
+    }
+
+    /// Fails while a move of the other direction is under way.
+    pub(super) fn refuse_opposite(&self, to: Trust, now: Timestamp) -> Result<(), TrustError> {
+        self.refuse(now, |claim| claim.to != to)
+    }
+
+    fn refuse(&self, now: Timestamp, hinders: impl Fn(&Claim) -> bool) -> Result<(), TrustError> {
+        match self.claim() {
+            Some(claim) if now < claim.until && hinders(&claim) => Err(TrustError::Busy {
+                by: claim.by,
+                to: claim.to,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Claims the member for a move; fails while one of the other direction is under way, or somebody else takes the host's keys from the member.
     pub(super) fn begin(
         &mut self,
         to: Trust,
         by: &str,
+        nonce: &str,
         now: Timestamp,
         within: SignedDuration,
     ) -> Result<(), TrustError> {
-        if let Some(claim) = self.claim()
-            && claim.to != to
-            && now < claim.until
-        {
-            return Err(TrustError::Busy {
-                by: claim.by,
-                to: claim.to,
-            });
-        }
+        self.refuse(now, |claim| {
+            claim.nonce != nonce && (claim.to != to || claim.by == WITHDRAWS)
+        })?;
         let claim = Claim {
             to,
             by: by.to_owned(),
             until: now.saturating_add(within).unwrap_or(now),
+            nonce: nonce.to_owned(),
         };
         self.annotate(
             CLAIM,
@@ -134,6 +159,11 @@ impl Terms<'_> {
 
     pub(super) fn set_ends(&mut self, ends: Option<Timestamp>) {
         self.annotate(ENDS, ends.map(|ends| ends.to_string()));
+    }
+
+    /// Whether people have not decided yet.
+    pub(super) fn is_marked(&self) -> bool {
+        super::is_marked(self.0)
     }
 
     /// Nothing is to be done about trust any more: it is as it should be, or people have decided.
@@ -210,17 +240,29 @@ mod tests {
         let mut object = object();
         let mut terms = Terms(&mut object);
         assert_eq!(terms.trust(), Trust::SharedSecret);
-        terms.begin(Trust::Federated, "a", now, second(30)).unwrap();
-        terms.begin(Trust::Federated, "b", now, second(30)).unwrap();
-        let busy = terms.begin(Trust::SharedSecret, "c", now, second(30));
+        let (there, back) = (Trust::Federated, Trust::SharedSecret);
+        terms.begin(there, "a", "1", now, second(30)).unwrap();
+        terms.begin(there, "b", "2", now, second(30)).unwrap();
+        assert!(terms.is_held_by("2") && !terms.is_held_by("1"));
+        let busy = terms.begin(back, "c", "3", now, second(30));
         assert!(matches!(busy, Err(TrustError::Busy { by, .. }) if by == "b"));
+        terms.refuse_opposite(there, now).unwrap();
+        assert!(terms.refuse_opposite(back, now).is_err());
         let later = now + second(30);
-        terms
-            .begin(Trust::SharedSecret, "c", later, second(30))
-            .unwrap();
-        assert!(terms.is_moving(Trust::SharedSecret) && !terms.is_moving(Trust::Federated));
+        terms.refuse_opposite(back, later).unwrap();
+        terms.begin(back, "c", "3", later, second(30)).unwrap();
+        assert!(terms.is_moving(back) && !terms.is_moving(there));
+        // What is taken away is let be by whoever goes the same way, too.
         terms.end();
-        assert!(!terms.is_moving(Trust::SharedSecret));
+        terms
+            .begin(back, WITHDRAWS, "4", later, second(30))
+            .unwrap();
+        assert!(terms.begin(back, "c", "3", later, second(30)).is_err());
+        terms
+            .begin(back, WITHDRAWS, "4", later, second(30))
+            .unwrap();
+        terms.end();
+        assert!(!terms.is_moving(back));
         terms.set_trust(Trust::Federated);
         terms.set_identity("u");
         terms.set_ends(Some(now));
@@ -228,5 +270,9 @@ mod tests {
             (terms.trust(), terms.identity(), terms.ends()),
             (Trust::Federated, "u", Some(now))
         );
+        // As earlier versions wrote it.
+        let claim = json!({"to": "federated", "by": "a", "until": later.to_string()});
+        terms.annotate(CLAIM, Some(claim.to_string()));
+        assert!(terms.is_moving(there) && !terms.is_held_by("1"));
     }
 }

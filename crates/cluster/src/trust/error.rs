@@ -64,6 +64,9 @@ pub enum TrustError {
         /// Which way.
         to: Trust,
     },
+    /// It was to become federated by itself, and somebody has decided otherwise.
+    #[error("the trust of cluster {0} was decided by somebody meanwhile; it stays as it is")]
+    Decided(String),
     /// The member was told, and still refuses.
     #[error("the member does not accept the host's tokens, so nothing was moved: {evidence}")]
     NotAccepted {

@@ -1,8 +1,11 @@
 //! What a member is told to trust: its ConfigMap `hub-trust`.
+//!
+//! Invariant: what another host told it is kept in the same ConfigMap by the write that replaces it, until the member belongs to this host ([`settle`]);
+//! whoever takes this host's words away before that puts the other's back, also after the process that replaced them was killed.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::{ByteString, api::core::v1::ConfigMap};
 use kah_api::seed;
 use kah_iam::{Trusted, federated::HOST_TRUST};
 use kube::{
@@ -17,6 +20,11 @@ use super::{TrustError, failed};
 const ANSWER: Duration = Duration::from_secs(4);
 /// Tries of a write that somebody else came before.
 const TRIES: usize = 4;
+
+/// The key under which another host's words are kept, JSON. It is binary data, which nobody takes for trust.
+const KEPT: &str = "replaced.json";
+/// Words that are longer, encoded, are not replaced: they could not be kept for sure. A host's are some hundred bytes for each of its keys.
+const MOST_KEPT: usize = 64 * 1024;
 
 /// Whose words a publication may take the place of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +42,7 @@ pub enum Published {
     Created,
     /// It had been told something else by this host, or what is no trust in anybody.
     Changed,
-    /// Another host had told it this.
+    /// Another host had told it this, now or before a publication that was never settled.
     Replaced(BTreeMap<String, String>),
     /// It knew all this.
     Unchanged,
@@ -71,6 +79,16 @@ pub(super) fn foreign(data: Option<&BTreeMap<String, String>>, issuer: &str) -> 
     (!of.is_empty() && of != issuer).then(name)
 }
 
+/// What another host than `issuer` had told the member, as it was kept.
+pub(super) fn kept(map: &ConfigMap, issuer: &str) -> Option<BTreeMap<String, String>> {
+    let kept = &map.binary_data.as_ref()?.get(KEPT)?.0;
+    if kept.len() > MOST_KEPT {
+        return None;
+    }
+    let data = serde_json::from_slice(kept).ok()?;
+    foreign(Some(&data), issuer).is_some().then_some(data)
+}
+
 /// Tells the member behind this client to trust exactly this.
 ///
 /// # Errors
@@ -86,17 +104,32 @@ pub async fn publish(
     loop {
         let found = read(client).await?;
         let (outcome, written) = match found {
-            Some(map) if map.data.as_ref() == Some(&data) => return Ok(Published::Unchanged),
             Some(mut map) => {
-                let outcome = match (foreign(map.data.as_ref(), trusted.issuer()), over) {
-                    (None, _) => Published::Changed,
-                    (Some(of), Over::Own) => return Err(TrustError::Foreign(of)),
-                    (Some(_), Over::Any) => {
-                        Published::Replaced(map.data.take().unwrap_or_default())
+                let before = kept(&map, trusted.issuer());
+                let same = map.data.as_ref() == Some(&data);
+                let of = foreign(map.data.as_ref(), trusted.issuer());
+                let outcome = match (of, over, before) {
+                    (None, _, Some(before)) => Published::Replaced(before),
+                    (None, _, None) if same => Published::Unchanged,
+                    (None, _, None) => Published::Changed,
+                    (Some(of), Over::Own, _) => return Err(TrustError::Foreign(of)),
+                    (Some(of), Over::Any, _) => {
+                        let before = map.data.take().unwrap_or_default();
+                        let text = serde_json::to_vec(&before).unwrap_or_default();
+                        if text.len() > MOST_KEPT {
+                            return Err(TrustError::Foreign(of));
+                        }
+                        map.binary_data = Some([(KEPT.to_owned(), ByteString(text))].into());
+                        Published::Replaced(before)
                     }
                 };
+                if same {
+                    return Ok(outcome);
+                }
                 map.data = Some(data.clone());
-                map.binary_data = None;
+                if !matches!(outcome, Published::Replaced(_)) {
+                    map.binary_data = None;
+                }
                 let parameters = PostParams::default();
                 let written = within(WRITE, maps.replace(HOST_TRUST, &parameters, &map)).await;
                 (outcome, written)
@@ -123,29 +156,23 @@ pub async fn publish(
     }
 }
 
-/// Makes undone what `issuer` published, where a member is not to trust it after all: it trusts whom it trusted before.
+/// The member behind this client belongs to `issuer` now: what another host had told it is kept no longer.
 ///
 /// # Errors
 /// [`TrustError`].
-pub async fn undo(client: &Client, issuer: &str, published: &Published) -> Result<(), TrustError> {
-    let before = match published {
-        Published::Created => return withdraw(client, issuer).await,
-        Published::Replaced(before) => before,
-        Published::Changed | Published::Unchanged => return Ok(()),
-    };
+pub(super) async fn settle(client: &Client, issuer: &str) -> Result<(), TrustError> {
     let mut tries = 0;
     loop {
         let Some(mut map) = read(client).await? else {
             return Ok(());
         };
-        let of = map.data.as_ref().and_then(|data| data.get("issuer"));
-        if of.is_none_or(|of| of != issuer) {
+        if kept(&map, issuer).is_none() || foreign(map.data.as_ref(), issuer).is_some() {
             return Ok(());
         }
-        map.data = Some(before.clone());
+        map.binary_data = None;
         let (maps, parameters) = (maps(client), PostParams::default());
         let written = within(
-            "put back ConfigMap hub-trust of the member",
+            "settle ConfigMap hub-trust of the member",
             maps.replace(HOST_TRUST, &parameters, &map),
         );
         match written.await {
@@ -157,34 +184,71 @@ pub async fn undo(client: &Client, issuer: &str, published: &Published) -> Resul
     }
 }
 
-/// The member behind this client trusts `issuer` no more; what it was told by another host stays.
+/// Makes undone what `issuer` published, where a member is not to trust it after all: it trusts whom it trusted before.
+///
+/// # Errors
+/// [`TrustError`].
+pub async fn undo(client: &Client, issuer: &str, published: &Published) -> Result<(), TrustError> {
+    match published {
+        Published::Created => take(client, issuer, None).await,
+        Published::Replaced(before) => take(client, issuer, Some(before)).await,
+        Published::Changed | Published::Unchanged => Ok(()),
+    }
+}
+
+/// The member behind this client trusts `issuer` no more; what it was told by another host stays, and what was kept of one comes back.
 ///
 /// # Errors
 /// [`TrustError`].
 pub async fn withdraw(client: &Client, issuer: &str) -> Result<(), TrustError> {
+    take(client, issuer, None).await
+}
+
+/// Takes the words of `issuer` away; in their place come those of `before`, or what was kept.
+async fn take(
+    client: &Client,
+    issuer: &str,
+    before: Option<&BTreeMap<String, String>>,
+) -> Result<(), TrustError> {
+    let maps = maps(client);
     let mut tries = 0;
     loop {
-        let Some(map) = read(client).await? else {
+        let Some(mut map) = read(client).await? else {
             return Ok(());
         };
         let of = map.data.as_ref().and_then(|data| data.get("issuer"));
-        if of.is_some_and(|of| of != issuer) {
+        // Words of nobody are not those that took the place of another's.
+        if of.map_or(before.is_some(), |of| of != issuer) {
             return Ok(());
         }
-        let parameters = DeleteParams {
-            preconditions: Some(Preconditions {
-                resource_version: map.resource_version(),
-                uid: map.uid(),
-            }),
-            ..DeleteParams::default()
+        let taken = match before.cloned().or_else(|| kept(&map, issuer)) {
+            Some(before) => {
+                map.data = Some(before);
+                map.binary_data = None;
+                let parameters = PostParams::default();
+                let replaced = within(
+                    "put back ConfigMap hub-trust of the member",
+                    maps.replace(HOST_TRUST, &parameters, &map),
+                );
+                replaced.await.map(drop)
+            }
+            None => {
+                let parameters = DeleteParams {
+                    preconditions: Some(Preconditions {
+                        resource_version: map.resource_version(),
+                        uid: map.uid(),
+                    }),
+                    ..DeleteParams::default()
+                };
+                let deleted = within(
+                    "delete ConfigMap hub-trust of the member",
+                    maps.delete(HOST_TRUST, &parameters),
+                );
+                deleted.await.map(drop)
+            }
         };
-        let deleted = within(
-            "delete ConfigMap hub-trust of the member",
-            maps(client).delete(HOST_TRUST, &parameters),
-        )
-        .await;
-        match deleted {
-            Ok(_) => return Ok(()),
+        match taken {
+            Ok(()) => return Ok(()),
             Err(error) if error.is_absent() => return Ok(()),
             Err(error) if error.is_conflict() && tries < TRIES => tries += 1,
             Err(error) => return Err(error),
@@ -204,15 +268,19 @@ mod tests {
         map.map(|map| map.data.unwrap_or_default())
     }
 
-    #[tokio::test]
-    async fn another_hosts_words_are_replaced_only_where_somebody_said_so_and_come_back() {
+    async fn member() -> Cluster {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut options = Options::new("member");
         options.controllers = false;
         options.objects = vec![serde_json::json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": seed::NAMESPACE},
         })];
-        let member = Cluster::start(options).await.unwrap();
+        Cluster::start(options).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn another_hosts_words_are_replaced_only_where_somebody_said_so_and_come_back() {
+        let member = member().await;
         let client = member.client();
         let now = jiff::Timestamp::UNIX_EPOCH;
         let of = |issuer: &str| SigningKeys::first(now).unwrap().trusted(issuer, "m");
@@ -242,5 +310,50 @@ mod tests {
         publish(&client, &third, Over::Any).await.unwrap();
         undo(&client, ours.issuer(), &replaced).await.unwrap();
         assert_eq!(told(&client).await, Some(third.to_data()));
+
+        // A process that was killed leaves them where each later one finds them: one that fails, too, or that takes its keys away.
+        publish(&client, &theirs, Over::Any).await.unwrap();
+        publish(&client, &ours, Over::Any).await.unwrap();
+        let later = of("kubeaihub:ours");
+        for ours in [&ours, &later] {
+            let again = publish(&client, ours, Over::Own).await.unwrap();
+            assert_eq!(again, Published::Replaced(theirs.to_data()));
+        }
+        assert_eq!(told(&client).await, Some(later.to_data()));
+        withdraw(&client, ours.issuer()).await.unwrap();
+        assert_eq!(told(&client).await, Some(theirs.to_data()));
+        withdraw(&client, ours.issuer()).await.unwrap();
+        assert_eq!(told(&client).await, Some(theirs.to_data()));
+
+        // Where the member belongs to us they come back no more.
+        publish(&client, &ours, Over::Any).await.unwrap();
+        settle(&client, ours.issuer()).await.unwrap();
+        let again = publish(&client, &ours, Over::Own).await.unwrap();
+        assert_eq!(again, Published::Unchanged);
+        withdraw(&client, ours.issuer()).await.unwrap();
+        assert_eq!(told(&client).await, None);
+    }
+
+    #[tokio::test]
+    async fn words_that_are_too_long_to_be_kept_are_not_replaced() {
+        let member = member().await;
+        let client = member.client();
+        let keys = SigningKeys::first(jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let mut map = ConfigMap::default();
+        map.metadata.name = Some(HOST_TRUST.into());
+        let long = "x".repeat(MOST_KEPT);
+        map.data = Some(
+            [("issuer", "another"), ("keys", &long)]
+                .map(|(k, v)| (k.into(), v.into()))
+                .into(),
+        );
+        maps(&client)
+            .create(&PostParams::default(), &map)
+            .await
+            .unwrap();
+        let ours = keys.trusted("kubeaihub:ours", "m");
+        let refused = publish(&client, &ours, Over::Any).await.unwrap_err();
+        assert!(matches!(refused, TrustError::Foreign(_)), "{refused}");
+        assert_eq!(told(&client).await, map.data);
     }
 }

@@ -107,10 +107,13 @@ pub(super) async fn told(member: &Member, wanted: Option<&Trusted>) -> Told {
         Ok(client) => client,
         Err(error) => return Told::Away(error.to_string()),
     };
-    let data = match publish::read(&client).await {
-        Ok(map) => map.and_then(|map| map.data).unwrap_or_default(),
+    let map = match publish::read(&client).await {
+        Ok(map) => map.unwrap_or_default(),
         Err(error) => return Told::Away(with_causes(&error)),
     };
+    // A member that is federated is to keep nothing of another host: whoever tells it anew takes that away.
+    let settled = wanted.is_none_or(|wanted| publish::kept(&map, wanted.issuer()).is_none());
+    let data = map.data.unwrap_or_default();
     if let Some(wanted) = wanted
         && let Some(of) = publish::foreign(Some(&data), wanted.issuer())
     {
@@ -118,7 +121,9 @@ pub(super) async fn told(member: &Member, wanted: Option<&Trusted>) -> Told {
     }
     let read = Trusted::read(&data, audience);
     match (wanted, read) {
-        (Some(wanted), Ok(read)) if read == *wanted && wanted.to_data() == data => Told::All,
+        (Some(wanted), Ok(read)) if settled && read == *wanted && wanted.to_data() == data => {
+            Told::All
+        }
         (_, Ok(read)) => Told::Other(read.ids()),
         (_, Err(_)) => Told::Other(Vec::new()),
     }

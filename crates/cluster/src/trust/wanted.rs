@@ -6,7 +6,10 @@ use kah_api::cluster::Trust;
 use kah_iam::Offer;
 use kube::core::DynamicObject;
 
-use super::{Patience, Request, TrustError, WANTED, move_to};
+use super::{
+    Patience, Request, TrustError, WANTED,
+    moves::{Word, move_on},
+};
 use crate::{Host, Member, offer::NoOffer};
 
 /// What came of one try.
@@ -54,7 +57,7 @@ pub async fn pursue(host: &Host, cluster: &str, by: &str) -> Result<Tried, Trust
         patience: Patience::default(),
     };
     // A move is a large future; that of every member is not to hold one.
-    Box::pin(move_to(host, &request))
+    Box::pin(move_on(host, &request, Word::Marked))
         .await
         .map(|_| Tried::Moved)
 }

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use http::HeaderValue;
@@ -20,7 +21,7 @@ use kah_cluster::{
     guard::AddressGuard,
     join::{self, JoinError, Report, Request},
     proof::Prover,
-    trust::TrustError,
+    trust::{Patience, TrustError, keys},
 };
 use kah_iam::{Clock, GlobalRoles, SystemClock, Users};
 use kah_localkube::Cluster;
@@ -35,6 +36,7 @@ use crate::{
 
 const UID: &str = "uid-of-the-member";
 const PROXY: &str = "/api/v1/namespaces/kubesphere-system/services/:ks-apiserver:/proxy";
+const TOLD: &str = "/api/v1/namespaces/kubesphere-system/configmaps/hub-trust";
 /// Where a token for a ks-apiserver behind a service proxy stands.
 const IDENTITY: &str = "x-kubesphere-authorization";
 
@@ -54,6 +56,10 @@ struct Says {
     offer: Offer,
     /// The path that is answered in this way instead.
     odd: Option<(&'static str, u16, String)>,
+    /// What it was told to trust.
+    told: Option<serde_json::Value>,
+    /// Whether it takes no token.
+    refuses: bool,
 }
 
 fn says(says: &Says, seen: &Seen) -> Reply {
@@ -67,6 +73,13 @@ fn says(says: &Says, seen: &Seen) -> Reply {
         "/api/v1/namespaces/kube-system" => {
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system", "uid": UID}})
         }
+        TOLD => match &says.told {
+            _ if seen.method == "DELETE" => {
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})
+            }
+            Some(told) => told.clone(),
+            None => return member::status(404, "NotFound", "canary"),
+        },
         "/version" => json!({
             "major": "1", "minor": "36", "gitVersion": "v1.36.2", "gitCommit": "", "gitTreeState": "", "buildDate": "",
             "goVersion": "", "compiler": "", "platform": "",
@@ -90,7 +103,7 @@ fn says(says: &Says, seen: &Seen) -> Reply {
                 Offer::Nothing => return member::status(403, "Forbidden", "canary"),
                 Offer::Fault => return member::status(500, "InternalError", "canary"),
             },
-            Some(_) if seen.header(IDENTITY).is_empty() => {
+            Some(_) if says.refuses || seen.header(IDENTITY).is_empty() => {
                 return member::status(401, "Unauthorized", "Unauthorized: canary");
             }
             Some(_) => json!({"gitVersion": "v3.4.1"}),
@@ -122,6 +135,8 @@ impl Stage {
         let known = Arc::new(Mutex::new(Says {
             offer: Offer::Federated,
             odd: None,
+            told: None,
+            refuses: false,
         }));
         let told = known.clone();
         let server = Member::start(None, move |seen| says(&told.lock().unwrap(), seen))
@@ -164,6 +179,10 @@ impl Stage {
             force: false,
             guard: AddressGuard::new(&["127.0.0.0/8".parse::<Network>().unwrap()]),
             trust,
+            patience: Patience {
+                accept: Duration::from_secs(1),
+                ..Patience::default()
+            },
             proof: CallerCredential::User {
                 name: "admin".into(),
                 authorization: HeaderValue::from_static("Bearer of-the-administrator"),
@@ -319,4 +338,64 @@ async fn one_cluster_does_not_join_under_two_names_at_once() {
         .await
         .unwrap();
     assert_eq!(stored.items.len(), good, "{stored:?}");
+}
+
+/// A join that was killed after it had told the cluster has left the host's words there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_that_fails_takes_away_also_what_an_earlier_one_had_told() {
+    let stage = Stage::new().await;
+    keys::signing(&stage.host).await.unwrap();
+    let ours = stage.host.registry.signer().trusted(UID).unwrap().to_data();
+    let map = json!({"metadata": {"name": "hub-trust", "resourceVersion": "1"}, "data": ours});
+    {
+        let mut says = stage.says.lock().unwrap();
+        (says.told, says.refuses) = (Some(map.clone()), true);
+    }
+    let asked = |method: &str| {
+        let seen = stage.server.seen();
+        let told = seen.iter().filter(|seen| seen.target.starts_with(TOLD));
+        told.filter(|seen| seen.method == method).count()
+    };
+    let request = stage.request("new", None, false);
+    let refused = join::join(&stage.host, &request).await.unwrap_err();
+    assert!(
+        matches!(&refused, JoinError::Trust(error) if matches!(**error, TrustError::NotAccepted { .. })),
+        "{refused}"
+    );
+    assert_eq!((asked("DELETE"), asked("PUT")), (1, 0));
+
+    // What another host had told it comes back instead.
+    let theirs = json!({"issuer": "kubeaihub:another"}).to_string();
+    let kept = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, theirs);
+    let mut with = map.clone();
+    with["binaryData"] = json!({"replaced.json": kept});
+    stage.says.lock().unwrap().told = Some(with);
+    join::join(&stage.host, &request).await.unwrap_err();
+    assert_eq!((asked("DELETE"), asked("PUT")), (1, 1));
+
+    // Nothing is taken from a cluster that another request made a member meanwhile.
+    stage.says.lock().unwrap().told = Some(map);
+    let before = asked("GET");
+    let meanwhile = async {
+        let told = async {
+            while asked("GET") == before {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(5), told).await;
+        told.unwrap();
+        let mut object = kah_api::seed::member_cluster("other", "", &stage.server.url(), None);
+        object["status"] = json!({"uid": UID});
+        kah_cluster::clusters(stage.host.client.clone())
+            .create(
+                &Default::default(),
+                &serde_json::from_value(object).unwrap(),
+            )
+            .await
+            .unwrap();
+    };
+    let (refused, ()) = tokio::join!(join::join(&stage.host, &request), meanwhile);
+    let refused = refused.unwrap_err();
+    assert!(matches!(refused, JoinError::Trust(_)), "{refused}");
+    assert_eq!((asked("DELETE"), asked("PUT")), (1, 1));
 }

@@ -264,6 +264,7 @@ async fn s1_s5_join_validation_and_kubeconfig_ask_nothing_that_is_no_cluster() {
             dry_run: false,
             force: true,
             guard: guard.clone(),
+            patience: Default::default(),
             trust: None,
             proof: CallerCredential::Anonymous,
         };

@@ -92,6 +92,7 @@ async fn what_another_process_left_is_ended() {
         scaled: false,
         user: None,
         restarted: false,
+        trust: None,
     };
     let text = serde_json::to_string(&left).unwrap();
     let annotations = json!({"metadata": {"annotations": {restore::ANNOTATION: text}}});

@@ -1,6 +1,7 @@
 //! Trust moves and keys change, and nobody who asks notices.
 
 mod apart;
+mod beside;
 pub mod stage;
 
 use std::{

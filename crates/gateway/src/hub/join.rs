@@ -86,6 +86,7 @@ impl Inner {
             force: wanted.force,
             guard: arrived.settings.guard.clone(),
             trust: wanted.trust,
+            patience: kah_cluster::trust::Patience::default(),
             proof,
         };
         let running = host.tasks.clone().spawn(async move {

@@ -8,7 +8,7 @@ use kah_testkit::member;
 use super::*;
 
 /// What another host would have told this member.
-async fn claimed_by_another(stage: &Stage, member: usize) -> BTreeMap<String, String> {
+pub async fn claimed_by_another(stage: &Stage, member: usize) -> BTreeMap<String, String> {
     let client = stage.members[member].plane.client();
     let spaces: Api<Namespace> = Api::all(client.clone());
     let uid = spaces
@@ -127,7 +127,7 @@ async fn a_member_that_does_not_follow_is_left_behind_where_somebody_says_so() {
 }
 
 /// Lets another address answer for a Cluster.
-async fn ask_at(stage: &Stage, name: &str, field: &str, url: &str) {
+pub async fn ask_at(stage: &Stage, name: &str, field: &str, url: &str) {
     let before = stage.host.registry.get(name).unwrap();
     let patch = json!({"spec": {"connection": {field: url}}});
     clusters(&stage.plane)
@@ -141,13 +141,13 @@ async fn ask_at(stage: &Stage, name: &str, field: &str, url: &str) {
     .await;
 }
 
-async fn annotations(stage: &Stage, name: &str) -> BTreeMap<String, String> {
+pub async fn annotations(stage: &Stage, name: &str) -> BTreeMap<String, String> {
     let object = clusters(&stage.plane).get(name).await.unwrap();
     object.metadata.annotations.unwrap_or_default()
 }
 
-const CLAIM: &str = "hub.kubeaihub.io/trust-move";
-const ENDS: &str = "hub.kubeaihub.io/trust-ends";
+pub const CLAIM: &str = "hub.kubeaihub.io/trust-move";
+pub const ENDS: &str = "hub.kubeaihub.io/trust-ends";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_cannot_be_taken_back_hold_up_no_move() {
