@@ -21,6 +21,10 @@ use crate::{
 /// For each step of dialling the host.
 const STEP: Duration = Duration::from_secs(10);
 
+/// Tunnels stay for so long after the agent was told to stop: a host that takes it out of a cluster deletes its Deployment through one, and has its
+/// account still to delete.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What goes on in a tunnel that was opened by an older certificate may go on for so long; that certificate itself holds for weeks then.
 const DRAIN: Duration = Duration::from_secs(60 * 60);
 
@@ -81,7 +85,9 @@ async fn serve(
     tasks: &TaskTracker,
 ) -> anyhow::Result<()> {
     let kube = kube_config(args.kubeconfig.as_deref(), &root()).await?;
-    let kubernetes = OwnKubernetes::new(&kube, Limits::default(), stop.clone(), tasks.clone())?;
+    let held = CancellationToken::new();
+    let _held = held.clone().drop_guard();
+    let kubernetes = OwnKubernetes::new(&kube, Limits::default(), held.clone(), tasks.clone())?;
     let kubesphere = address("--kubesphere-service", &args.kubesphere_service)?;
     if kubesphere.tls {
         bail!("--kubesphere-service: only http:// within the cluster is supported");
@@ -120,7 +126,12 @@ async fn serve(
             _ => Ok(()),
         };
     }
-    agent::run(settings, stop.clone(), tasks.clone()).await;
+    let farewell = async {
+        stop.cancelled().await;
+        tokio::time::sleep(FAREWELL).await;
+        held.cancel();
+    };
+    tokio::join!(agent::run(settings, held.clone(), tasks.clone()), farewell);
     Ok(())
 }
 

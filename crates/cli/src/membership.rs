@@ -109,6 +109,8 @@ async fn direct(join: &Join, kubeconfig: &Path) -> Result<(), Failure> {
     }
     if !dry_run {
         wanted["dryRun"] = false.into();
+        // As it was announced: a cluster that offers something else by now is refused.
+        wanted["trust"] = report.get("trust").cloned().unwrap_or_default();
         let joining = hub.post(CLUSTERS, &wanted);
         let joined = progress::during(&format!("Joining {name}"), joining).await?;
         report = understand(name, &joined)?;

@@ -167,7 +167,7 @@ const STREAMS: usize = 80;
 /// HTTP/2 connections at most.
 const LANES: usize = 32;
 /// Bytes of one answer over HTTP/2 that may wait for whoever reads it.
-const WINDOW: u32 = 256 * 1024;
+const WINDOW: u32 = 128 * 1024;
 /// The same of all answers of one connection: as many as servers allow at one time (250 is what a kube-apiserver does), each with all that it may have.
 /// With less, those that nobody reads would hold up the others.
 const CONNECTION_WINDOW: u32 = 256 * WINDOW;

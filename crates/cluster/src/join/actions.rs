@@ -18,7 +18,7 @@ pub(super) fn actions(trust: Trust) -> Vec<String> {
         Trust::SharedSecret => "with the hashes of their passwords",
     };
     actions.push(format!(
-        "there: copies of the host's users ({hashes}), roles, bindings, groups and workspaces; what has the same name there, like user admin, is kept as the host's says from then on"
+        "there: copies of the host's users ({hashes}), roles, bindings, groups and workspaces; what has the same name there, user admin for one, is overwritten with the host's from then on"
     ));
     actions
 }

@@ -125,7 +125,8 @@ pub(super) fn is_equal(kind: &Kind, copy: &DynamicObject, live: &DynamicObject) 
         })
 }
 
-/// A field of a live object, as far as it is the host's: the password of a user is the member's own where the copy has none and we applied none.
+/// A field of a live object, as far as it is the host's: the password of a user who was the member's own stays where the copy has none and we applied
+/// none.
 fn content(kind: &Kind, field: &str, copy: &DynamicObject, live: &DynamicObject) -> Option<Value> {
     let mut content = live.data.get(field)?.clone();
     let ours = || {
@@ -140,6 +141,7 @@ fn content(kind: &Kind, field: &str, copy: &DynamicObject, live: &DynamicObject)
     if kind.name == "User"
         && field == "spec"
         && let Some(spec) = content.as_object_mut()
+        && was_taken_over(copy)
         && !given()
         && !ours()
     {

@@ -34,6 +34,8 @@ const TOGETHER: Duration = Duration::from_millis(200);
 const ABANDONED: SignedDuration = SignedDuration::from_hours(24);
 /// Between two looks for such.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
+/// For one such look and what it deletes.
+const SWEEPING: Duration = Duration::from_secs(60);
 /// For one request.
 const REQUEST: Duration = Duration::from_secs(4);
 
@@ -91,7 +93,8 @@ pub(super) async fn keep(
     };
     let sweeping = async {
         loop {
-            if let Err(error) = sweep(&leases, keys.clock.now()).await {
+            let swept = timeout(SWEEPING, sweep(&leases, keys.clock.now())).await;
+            if let Ok(Err(error)) = swept {
                 let error = crate::with_causes(&error);
                 tracing::warn!(%error, "delete Leases of replicas that are gone; trying again");
             }

@@ -211,11 +211,13 @@ impl Worker {
             let objects: Api<DynamicObject> = Api::all_with(client.clone(), &kind.copy());
             let (mut pages, mut known) = (Pages::of(objects, None), false);
             let whole = (index, String::new());
-            self.memory.refused.remove(&whole);
             loop {
                 let page = match pages.next().await {
                     Ok(Some(page)) => page,
-                    Ok(None) => break,
+                    Ok(None) => {
+                        self.memory.refused.remove(&whole);
+                        break;
+                    }
                     // Other kinds may well be read; of this one nothing is known.
                     Err(error) if error.is_of_the_object() => {
                         self.note(whole, Outcome::Refused(error));
