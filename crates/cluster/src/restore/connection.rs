@@ -7,7 +7,7 @@ use kah_net::Kind;
 use kube::{api::PostParams, core::DynamicObject};
 use serde_json::Value;
 
-use super::{Action, Connected, Request, RestoreError, authority, credential};
+use super::{Action, Connected, Request, RestoreError, authority, credential, state::TRIES};
 use crate::{
     AccessCode, Answer, Host, Kubeconfig, Member, Route, fault_of,
     host::clusters,
@@ -18,8 +18,7 @@ use crate::{
 
 /// For one question to a cluster that may not answer.
 const ANSWER: Duration = Duration::from_secs(4);
-/// Writes that somebody else came before.
-const TRIES: usize = 8;
+const STORE: &str = "store the connection in the Cluster";
 /// For the host to follow its own write.
 const FOLLOWED: Duration = Duration::from_secs(5);
 
@@ -308,12 +307,13 @@ impl Replacement {
         let (mut object, mut tries) = (self.object, 0);
         let written = loop {
             object.data["status"]["uid"] = self.uid.clone().into();
-            let conflict = match api.replace(&name, &PostParams::default(), &object).await {
-                Err(error @ kube::Error::Api(_)) if is_conflict(&error) && tries < TRIES => error,
+            let written = api.replace(&name, &PostParams::default(), &object).await;
+            let conflict = match written.map_err(failed(STORE)) {
+                Err(error) if error.is_conflict() && tries < TRIES => error,
                 written => break written,
             };
             tries += 1;
-            object = match api.get_opt(&name).await {
+            object = match api.get_opt(&name).await.map_err(failed(STORE)) {
                 Ok(Some(now))
                     if now.metadata.uid == object.metadata.uid
                         && connection(&now) == self.before =>
@@ -327,7 +327,7 @@ impl Replacement {
             object.data["spec"]["connection"] = wanted.clone();
         };
         self.candidate.close();
-        written.map_err(failed("store the connection in the Cluster"))?;
+        written?;
         let followed = async {
             loop {
                 match host.registry.get(&name) {
@@ -353,10 +353,6 @@ fn forget_identity(object: &mut DynamicObject) {
     if let Some(conditions) = conditions.and_then(|it| it.as_array_mut()) {
         conditions.retain(|condition| condition["type"] != kah_api::cluster::IDENTITY);
     }
-}
-
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 pub(super) fn failed(doing: &'static str) -> impl FnOnce(kube::Error) -> RestoreError {

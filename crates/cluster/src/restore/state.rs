@@ -13,7 +13,7 @@ pub const ANNOTATION: &str = "hub.kubeaihub.io/restore";
 /// A run that has not written for this long is over, whatever became of its process.
 pub const STALE: SignedDuration = SignedDuration::from_secs(5);
 /// Tries of a write that somebody else came before.
-const TRIES: usize = 8;
+pub(super) const TRIES: usize = 8;
 
 /// What has been done so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -64,6 +64,20 @@ fn states(stage: &Stage) -> Vec<KeyState> {
     keys.records().iter().map(|key| key.state).collect()
 }
 
+/// What the first member was told is taken back by the reconcilers, and not before its time.
+async fn keys_go_in_time(stage: &Stage) {
+    reconcile(stage);
+    tokio::time::timeout(Duration::from_millis(500), std::future::pending::<()>())
+        .await
+        .unwrap_err();
+    assert!(stage.members[0].told().await.is_some());
+    stage.clock.0.fetch_add(200, Ordering::SeqCst);
+    eventually("the keys are taken back", async || {
+        stage.members[0].told().await.is_none()
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t1_d1_a_stolen_member_opens_nothing_else() {
     let stage = Stage::new(&["own secret of m0", "own secret of m1"]).await;
@@ -309,16 +323,7 @@ async fn trust_moves_there_and_back_and_no_request_fails() {
     assert!(asked >= 400, "{asked}");
 
     // The keys go when the last token has ended, and not before.
-    reconcile(&stage);
-    tokio::time::timeout(Duration::from_millis(500), std::future::pending::<()>())
-        .await
-        .unwrap_err();
-    assert!(stage.members[0].told().await.is_some());
-    stage.clock.0.fetch_add(200, Ordering::SeqCst);
-    eventually("the keys are taken back", async || {
-        stage.members[0].told().await.is_none()
-    })
-    .await;
+    keys_go_in_time(&stage).await;
     assert_eq!(status(&stage, "m0").await, 200);
     eventually("the Cluster says nothing of it any more", async || {
         let object = clusters(&stage.plane).get("m0").await.unwrap();

@@ -16,7 +16,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 use http::{Request, Response, uri::PathAndQuery};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{rt::TokioIo, server::conn::auto};
-use kah_net::{Address, Body, Forward, Upstream, UpstreamSettings};
+use kah_net::{Address, Body, Forward, Roots, Upstream, UpstreamSettings};
+use member::{Authority, Member, Reply, Seen};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,20 @@ pub fn settings(url: &str) -> UpstreamSettings {
 
 pub fn upstream(url: &str) -> Upstream {
     Upstream::new(settings(url)).expect("upstream")
+}
+
+/// A member that speaks TLS, and the upstream to it.
+pub async fn over_tls(
+    reply: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+) -> (Member, Upstream) {
+    let authority = Authority::new().expect("authority");
+    let certificate = authority.issue("127.0.0.1", false).expect("certificate");
+    let tls = certificate.server(None).expect("config");
+    let member = Member::start(Some(tls), reply).await.expect("member");
+    let mut settings = settings(&member.url());
+    settings.tls.roots = Roots::Pem(authority.pem().into());
+    let upstream = Upstream::new(settings).expect("upstream");
+    (member, upstream)
 }
 
 pub fn to(target: &str) -> Forward {

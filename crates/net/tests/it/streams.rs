@@ -4,13 +4,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use kah_net::{Kind, Open, Roots, Upstream};
+use kah_net::{Kind, Open};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     front, get,
-    member::{Authority, Member, Reply, answer, stream},
-    settings, soon, to, until, upstream,
+    member::{Member, Reply, answer, stream},
+    over_tls, soon, to, until, upstream,
 };
 
 /// A member whose first answer is a stream under the test's control.
@@ -235,22 +235,12 @@ async fn s3_redirects_are_answers() {
 #[tokio::test]
 async fn s10_answers_that_nobody_reads_hold_up_no_other_on_their_connection() {
     const UNREAD: usize = 60;
-    let authority = Authority::new().expect("authority");
-    let tls = authority
-        .issue("127.0.0.1", false)
-        .expect("certificate")
-        .server(None)
-        .expect("config");
     let large = Bytes::from(vec![b'x'; 1024 * 1024]);
-    let member = Member::start(Some(tls), move |seen| match seen.target.as_str() {
+    let (member, upstream) = over_tls(move |seen| match seen.target.as_str() {
         "/large" => answer(200, "text/plain", large.clone()),
         _ => answer(200, "text/plain", "ok"),
     })
-    .await
-    .expect("member");
-    let mut settings = settings(&member.url());
-    settings.tls.roots = Roots::Pem(authority.pem().into());
-    let upstream = Upstream::new(settings).expect("upstream");
+    .await;
     let mut unread = Vec::new();
     for _ in 0..UNREAD {
         let sent = soon(upstream.send(get("/large"), to("/large"))).await;
@@ -264,21 +254,11 @@ async fn s10_answers_that_nobody_reads_hold_up_no_other_on_their_connection() {
 
 #[tokio::test]
 async fn http2_carries_many_streams_and_more_connections_carry_more() {
-    let authority = Authority::new().expect("authority");
-    let tls = authority
-        .issue("127.0.0.1", false)
-        .expect("certificate")
-        .server(None)
-        .expect("config");
-    let member = Member::start(Some(tls), |seen| match seen.target.as_str() {
+    let (member, upstream) = over_tls(|seen| match seen.target.as_str() {
         "/stall" => Reply::Stall,
         _ => answer(200, "text/plain", "ok"),
     })
-    .await
-    .expect("member");
-    let mut settings = settings(&member.url());
-    settings.tls.roots = Roots::Pem(authority.pem().into());
-    let upstream = Upstream::new(settings).expect("upstream");
+    .await;
     // More than one connection is given; servers allow 100 to 250 on one.
     let waiting: Vec<_> = (0..300)
         .map(|_| {

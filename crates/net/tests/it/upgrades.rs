@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use http::Version;
-use kah_net::{Kind, Open, Roots, Upstream};
+use kah_net::{Kind, Open};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     front, front_until, get,
-    member::{Authority, Member, Reply, answer, status},
-    settings, soon, to, until, upstream,
+    member::{Member, Reply, answer, status},
+    over_tls, soon, to, until, upstream,
 };
 
 const SPDY: &str = "POST /exec?command=sh HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
@@ -115,18 +115,7 @@ async fn w5_a_spliced_connection_and_an_answer_end_with_their_request() {
 
 #[tokio::test]
 async fn an_upgrade_over_tls_goes_over_http1() {
-    let authority = Authority::new().expect("authority");
-    let tls = authority
-        .issue("127.0.0.1", false)
-        .expect("certificate")
-        .server(None)
-        .expect("config");
-    let member = Member::start(Some(tls), |_| Reply::Upgrade)
-        .await
-        .expect("member");
-    let mut settings = settings(&member.url());
-    settings.tls.roots = Roots::Pem(authority.pem().into());
-    let upstream = Upstream::new(settings).expect("upstream");
+    let (member, upstream) = over_tls(|_| Reply::Upgrade).await;
     let mut client = TcpStream::connect(front(upstream.clone()).await)
         .await
         .expect("connect");

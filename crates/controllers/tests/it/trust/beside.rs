@@ -89,16 +89,7 @@ async fn what_a_move_that_was_cut_off_has_told_is_taken_away() {
     cut_off.abort();
     assert!(cut_off.await.unwrap_err().is_cancelled());
     assert!(stage.members[0].told().await.is_some());
-    reconcile(&stage);
-    tokio::time::timeout(Duration::from_millis(500), std::future::pending::<()>())
-        .await
-        .unwrap_err();
-    assert!(stage.members[0].told().await.is_some());
-    stage.clock.0.fetch_add(200, Ordering::SeqCst);
-    eventually("the keys are taken back", async || {
-        stage.members[0].told().await.is_none()
-    })
-    .await;
+    keys_go_in_time(&stage).await;
     eventually("the Cluster says nothing of it any more", async || {
         annotations(&stage, "m0").await.is_empty()
     })
