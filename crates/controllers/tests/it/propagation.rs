@@ -730,6 +730,68 @@ async fn what_a_member_refuses_or_stores_otherwise_holds_up_nothing(stage: &Stag
     stage.delete("GroupBinding", "after").await;
 }
 
+async fn a_kind_that_cannot_be_listed_holds_up_no_other(stage: &mut Stage) {
+    let (kind, name) = ("User", "unlisted");
+    let whole = stage.stored("n").await;
+    // What was under way when the way was cut has ended by the time that there is another.
+    stage.member("n").gate.set_open(false);
+    let narrow = stage.member("n").kubeconfig_without_list(kind).await;
+    stage.reach_by("n", &narrow).await;
+    for (kind, content, ..) in table() {
+        stage.put(kind, name, content).await;
+    }
+    stage.until_there("m", "GroupBinding", name).await;
+    stage.member("n").gate.set_open(true);
+    for (other, ..) in table().iter().filter(|row| row.0 != kind) {
+        stage.until_there("n", other, name).await;
+    }
+    stage.looked_at("n").await;
+    let events: Api<Event> = Api::namespaced(stage.host.client.clone(), "default");
+    eventually(LIMIT, "it is told", async || {
+        let all = events.list(&ListParams::default()).await.unwrap().items;
+        all.iter().any(|event| {
+            event.reason.as_deref() == Some("PropagationFailed")
+                && event.involved_object.name.as_deref() == Some("n")
+                && event
+                    .message
+                    .as_ref()
+                    .is_some_and(|it| it.contains("list /apis/iam.kubesphere.io/v1alpha2/users"))
+        })
+    })
+    .await
+    .unwrap();
+    // What changes of that kind is carried all the same, one by one.
+    stage.put(kind, name, json!({"spec": {"lang": "de"}})).await;
+    stage
+        .until("n", kind, name, "is changed", |live| {
+            live["spec"]["lang"] == "de"
+        })
+        .await;
+
+    // Neither does it keep the others in a member that leaves.
+    stage.stop().await;
+    let registered = stage.host.registry.get("n").unwrap();
+    let refused = release(&stage.host, &registered, &|| {}).await.unwrap_err();
+    assert!(refused.is_of_the_object(), "{refused}");
+    assert_eq!(
+        refused.to_string(),
+        "list /apis/iam.kubesphere.io/v1alpha2/users"
+    );
+    for (other, ..) in table() {
+        let live = stage.member("n").get(other, name).await;
+        let ours = live["metadata"]["labels"][HOST_LABEL].is_string();
+        assert_eq!(ours, other == kind, "{other}");
+    }
+    stage.reach_by("n", &whole).await;
+    let registered = stage.host.registry.get("n").unwrap();
+    release(&stage.host, &registered, &|| {}).await.unwrap();
+    assert!(stage.member("n").get(kind, name).await.is_null());
+    stage.start();
+    for (kind, ..) in table() {
+        stage.delete(kind, name).await;
+    }
+}
+
 async fn what_kubefed_propagates_is_left_to_it(stage: &Stage) {
     let definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -906,6 +968,7 @@ on_localkube!(
     workspaces_go_where_they_are_placed,
     who_leaves_keeps_its_workspaces_and_loses_our_users,
     what_a_member_refuses_or_stores_otherwise_holds_up_nothing,
+    a_kind_that_cannot_be_listed_holds_up_no_other,
     what_kubefed_propagates_is_left_to_it,
     only_members_that_stay_are_written_to,
     a_dead_member_holds_up_nobody,
@@ -1013,6 +1076,7 @@ async fn all_of_it_on_real_control_planes() {
     workspaces_go_where_they_are_placed(&stage).await;
     a_restart_writes_only_what_differs(&mut stage).await;
     what_a_member_refuses_or_stores_otherwise_holds_up_nothing(&stage).await;
+    a_kind_that_cannot_be_listed_holds_up_no_other(&mut stage).await;
     what_kubefed_propagates_is_left_to_it(&stage).await;
     a_dead_member_holds_up_nobody(&stage).await;
     only_members_that_stay_are_written_to(&stage).await;

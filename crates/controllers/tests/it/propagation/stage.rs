@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+use k8s_openapi::api::{authentication::v1::TokenRequest, core::v1::ServiceAccount};
 use kah_api::seed;
 use kah_cluster::{
     Host, Registry,
@@ -19,6 +21,7 @@ use kube::{
     api::{
         ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
     },
+    config::Kubeconfig,
 };
 use serde_json::{Value, json};
 use tokio_util::{
@@ -53,7 +56,7 @@ impl Plane {
             .await
             .unwrap()
             .unwrap();
-        let kubeconfig = kube::config::Kubeconfig::from_yaml(&plane.kubeconfig().unwrap()).unwrap();
+        let kubeconfig = Kubeconfig::from_yaml(&plane.kubeconfig().unwrap()).unwrap();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
             .await
             .unwrap();
@@ -267,6 +270,27 @@ impl Stage {
             .unwrap();
     }
 
+    /// The kubeconfig that is stored for a member.
+    pub async fn stored(&self, name: &str) -> String {
+        let object = look(&self.clusters(), name).await;
+        let stored = object["spec"]["connection"]["kubeconfig"].as_str();
+        String::from_utf8(STANDARD.decode(stored.unwrap()).unwrap()).unwrap()
+    }
+
+    /// Stores another kubeconfig for a member, and waits until it is reached by it.
+    pub async fn reach_by(&self, name: &str, kubeconfig: &str) {
+        let before = self.host.registry.get(name).unwrap();
+        let kubeconfig = STANDARD.encode(kubeconfig);
+        let connection = json!({"spec": {"connection": {"kubeconfig": kubeconfig}}});
+        put(&self.clusters(), name, connection).await;
+        eventually(LIMIT, "it is reached by another way", async || {
+            let now = self.host.registry.get(name);
+            now.is_some_and(|now| !now.is_reached_as(&before))
+        })
+        .await
+        .unwrap();
+    }
+
     pub fn start(&mut self) {
         self.start_at(pace());
     }
@@ -380,6 +404,49 @@ impl Place {
 
     pub async fn get(&self, kind: &str, name: &str) -> Value {
         look(&self.copies(kind), name).await
+    }
+
+    /// Of an account that may do everything but list the copies of this kind.
+    pub async fn kubeconfig_without_list(&self, kind: &str) -> String {
+        let client = self.plane.client();
+        let others = KINDS.iter().filter(|row| row.name != kind);
+        let others: Vec<_> = others.map(|row| row.copy().plural).collect();
+        let groups = ["iam.kubesphere.io", "tenant.kubesphere.io"];
+        let verbs = ["get", "watch", "create", "update", "patch", "delete"];
+        let rules = json!([
+            {"apiGroups": ["*"], "resources": ["*"], "verbs": verbs},
+            {"apiGroups": groups, "resources": others, "verbs": ["list"]},
+        ]);
+        let roles = "rbac.authorization.k8s.io/v1";
+        let role = api(&client, roles, "ClusterRole", "clusterroles");
+        put(&role, "without-list", json!({"rules": rules})).await;
+        let binding = api(&client, roles, "ClusterRoleBinding", "clusterrolebindings");
+        let content = json!({
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "without-list"},
+            "subjects": [{"kind": "ServiceAccount", "namespace": "default", "name": "without-list"}],
+        });
+        put(&binding, "without-list", content).await;
+        let accounts: Api<ServiceAccount> = Api::namespaced(client, "default");
+        let account = json!({"metadata": {"name": "without-list"}});
+        let account = serde_json::from_value(account).unwrap();
+        let parameters = PostParams::default();
+        accounts.create(&parameters, &account).await.unwrap();
+        let token = accounts
+            .create_token_request("without-list", &parameters, &TokenRequest::default())
+            .await
+            .unwrap();
+        let known = Kubeconfig::from_yaml(&self.plane.kubeconfig()).unwrap();
+        let known = known.clusters[0].cluster.as_ref().unwrap();
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {
+                "server": format!("https://{}", self.gate.address),
+                "certificate-authority-data": known.certificate_authority_data,
+            }}],
+            "users": [{"name": "c", "user": {"token": token.status.unwrap().token}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+        });
+        kubeconfig.to_string()
     }
 }
 
