@@ -5,20 +5,29 @@ mod beside;
 pub mod stage;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use http_body_util::BodyExt;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Secret};
 use kah_api::{cluster::Trust, seed};
-use kah_cluster::trust::{
-    TrustError, WANTED, rotate,
-    rotation::{Pace, Told},
-    survey,
+use kah_cluster::{
+    Host,
+    trust::{
+        TrustError, WANTED, rotate,
+        rotation::{Pace, Told},
+        survey,
+    },
 };
-use kah_iam::federated::{KeyState, KeysError};
+use kah_iam::{
+    Clock,
+    federated::{KeyState, KeysError},
+};
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams},
@@ -39,11 +48,29 @@ fn fast() -> Pace {
 }
 
 fn reconcile(stage: &Stage) {
-    tokio::spawn(kah_controllers::trust::run_at(
-        stage.host.clone(),
-        fast(),
-        stage.stop.clone(),
-    ));
+    reconcile_as(stage, stage.host.clone());
+}
+
+fn reconcile_as(stage: &Stage, host: Host) {
+    let stop = stage.stop.clone();
+    tokio::spawn(kah_controllers::trust::run_at(host, fast(), stop));
+}
+
+/// A clock that counts how often it is asked.
+struct Counted {
+    clock: Arc<dyn Clock>,
+    asked: AtomicUsize,
+}
+
+impl Clock for Counted {
+    fn now(&self) -> Timestamp {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.clock.now()
+    }
+
+    fn uptime(&self) -> f64 {
+        self.clock.uptime()
+    }
 }
 
 async fn status(stage: &Stage, cluster: &str) -> u16 {
@@ -66,10 +93,20 @@ fn states(stage: &Stage) -> Vec<KeyState> {
 
 /// What the first member was told is taken back by the reconcilers, and not before its time.
 async fn keys_go_in_time(stage: &Stage) {
-    reconcile(stage);
-    tokio::time::timeout(Duration::from_millis(500), std::future::pending::<()>())
-        .await
-        .unwrap_err();
+    let clock = Arc::new(Counted {
+        clock: stage.clock.clone(),
+        asked: AtomicUsize::new(0),
+    });
+    let host = Host {
+        clock: clock.clone(),
+        ..stage.host.clone()
+    };
+    reconcile_as(stage, host);
+    // Once in each round for what has ended, and then, when that is done, for the keys.
+    until("it has looked twice", || {
+        clock.asked.load(Ordering::SeqCst) >= 4
+    })
+    .await;
     assert!(stage.members[0].told().await.is_some());
     stage.clock.0.fetch_add(200, Ordering::SeqCst);
     eventually("the keys are taken back", async || {
