@@ -13,6 +13,7 @@ mod member;
 mod answers;
 mod fleet;
 mod identity;
+mod left;
 mod proven;
 mod room;
 mod routes;
