@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{net::SocketAddr, ops::ControlFlow, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
@@ -26,7 +26,12 @@ use kube::{
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PostParams},
 };
 use serde_json::{Value, json};
-use tokio_util::task::TaskTracker;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinSet,
+};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::{
     member::{self, Member},
@@ -327,6 +332,100 @@ async fn r2_a_kubeconfig_is_stored_only_if_it_opens_the_same_cluster() {
         panic!("it is another cluster")
     };
     assert_eq!((found, wanted.as_str()), (uid, "of another cluster"));
+}
+
+/// A way on which the first connection waits until it is let through.
+struct Way {
+    address: SocketAddr,
+    came: oneshot::Receiver<()>,
+    go: oneshot::Sender<()>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Way {
+    async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (comes, came) = oneshot::channel();
+        let (go, may_go) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let (mut passing, mut near) = (JoinSet::new(), listener.accept().await.unwrap().0);
+            comes.send(()).unwrap();
+            may_go.await.unwrap();
+            loop {
+                passing.spawn(async move {
+                    let mut far = TcpStream::connect(target).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+                near = listener.accept().await.unwrap().0;
+            }
+        });
+        Self {
+            address,
+            came,
+            go,
+            _task: AbortOnDropHandle::new(task),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_others_write_while_a_connection_is_tried_stays() {
+    let fleet = Fleet::new().await;
+    let good = fleet.stored().await;
+    let at = fleet.planes[1].address();
+    let theirs = format!("{good}# theirs\n");
+    for (what, spoilt) in [
+        ("a label", false),
+        ("the connection", true),
+        ("the object", true),
+    ] {
+        fleet.store(&good).await;
+        let way = Way::to(at).await;
+        let brought = good.replace(&at.to_string(), &way.address.to_string());
+        let mut uid = String::new();
+        let write = async {
+            // The Cluster was read before that.
+            way.came.await.unwrap();
+            let patch = match what {
+                "a label" => json!({"metadata": {"labels": {"somebody": "was-here"}}}),
+                "the connection" => {
+                    json!({"spec": {"connection": {"kubeconfig": STANDARD.encode(&theirs)}}})
+                }
+                _ => {
+                    uid = fleet.create(&theirs).await;
+                    json!({})
+                }
+            };
+            let clusters = fleet.clusters();
+            clusters
+                .patch("m", &Default::default(), &Patch::Merge(patch))
+                .await
+                .unwrap();
+            way.go.send(()).unwrap();
+        };
+        let bring =
+            fleet.restore(|request| request.kubeconfig = Some(brought.clone().into_bytes()));
+        let (restored, ()) = tokio::join!(bring, write);
+        let object = fleet.object().await;
+        if spoilt {
+            assert!(
+                matches!(&restored, Err(RestoreError::Api { source, .. })
+                    if matches!(&**source, kube::Error::Api(status) if status.code == 409)),
+                "{what}: {restored:?}"
+            );
+            assert_eq!(fleet.stored().await, theirs, "{what}");
+            assert_eq!(object["status"]["uid"], Value::Null, "{what}");
+            assert!(
+                uid.is_empty() || object["metadata"]["uid"] == *uid,
+                "{what}"
+            );
+        } else {
+            assert_eq!(restored.unwrap().outcome, Outcome::Restored);
+            assert_eq!(fleet.stored().await, brought);
+            assert_eq!(object["metadata"]["labels"]["somebody"], "was-here");
+        }
+    }
 }
 
 #[tokio::test]
