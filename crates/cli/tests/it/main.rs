@@ -19,6 +19,7 @@ mod inside;
 mod join;
 mod login;
 mod original;
+mod prompts;
 mod recovery;
 mod restore;
 mod story;
