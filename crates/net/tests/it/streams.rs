@@ -1,7 +1,13 @@
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use kah_net::{Kind, Open};
@@ -250,6 +256,45 @@ async fn s10_answers_that_nobody_reads_hold_up_no_other_on_their_connection() {
         assert_eq!(small.expect("body").to_bytes(), "ok");
     }
     assert_eq!(member.seen().pop().expect("seen").version, Version::HTTP_2);
+}
+
+/// What of an answer the host may hold while its reader does not read: 128 KiB, and what the member was just about to say.
+#[tokio::test]
+async fn s10_what_nobody_reads_stays_with_the_member() {
+    const UNREAD: usize = 8;
+    const SHARE: usize = 128 * 1024;
+    let piece = Bytes::from(vec![b'x'; 16 * 1024]);
+    let said: [Arc<AtomicUsize>; UNREAD] = Default::default();
+    let counts = said.clone();
+    let (_member, upstream) = over_tls(move |seen| {
+        let Ok(number) = seen.target.trim_start_matches('/').parse::<usize>() else {
+            return answer(200, "text/plain", "ok");
+        };
+        let (piece, count) = (piece.clone(), counts[number].clone());
+        let endless = futures::stream::repeat_with(move || {
+            count.fetch_add(piece.len(), Ordering::AcqRel);
+            Ok(Frame::data(piece.clone()))
+        });
+        Reply::Answer(Response::new(StreamBody::new(endless).boxed_unsync()))
+    })
+    .await;
+    let mut unread = Vec::new();
+    for number in 0..UNREAD {
+        let target = format!("/{number}");
+        let sent = soon(upstream.send(get(&target), to(&target))).await;
+        unread.push(sent.expect("answer"));
+    }
+    // Everybody has many turns meanwhile.
+    for _ in 0..200 {
+        let small = soon(upstream.send(get("/x"), to("/x"))).await;
+        soon(small.expect("answer").into_body().collect())
+            .await
+            .expect("body");
+    }
+    for count in &said {
+        let said = count.load(Ordering::Acquire);
+        assert!((SHARE..=SHARE + 64 * 1024).contains(&said), "{said}");
+    }
 }
 
 #[tokio::test]
