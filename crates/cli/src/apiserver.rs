@@ -220,7 +220,8 @@ async fn serve(
         client.clone(),
         Arc::clone(&clock),
     );
-    let gateway = Gateway::new(GatewayParts {
+    let limits = ServerLimits::for_files(open_files());
+    let parts = GatewayParts {
         settings: Settings::from(&configuration),
         callers: callers.clone(),
         host: host.then(|| Host {
@@ -233,7 +234,8 @@ async fn serve(
         registry,
         kube,
         audit: Arc::new(AuditLog),
-    });
+    };
+    let gateway = Gateway::with_upgrades(parts, limits.upgrades);
     let (judged, judge_stop) = (gateway.clone(), stop.clone());
     tasks.spawn(async move { judged.end_streams(JUDGE_STREAMS, judge_stop).await });
     let reloading = gateway.clone();
@@ -281,14 +283,7 @@ async fn serve(
                 .await;
         });
     }
-    let ended = kah_gateway::serve(
-        listener,
-        encryption,
-        gateway,
-        ServerLimits::for_files(open_files()),
-        stop.clone(),
-    )
-    .await;
+    let ended = kah_gateway::serve(listener, encryption, gateway, limits, stop.clone()).await;
     connections.cancel();
     ended.context("serve")
 }

@@ -33,6 +33,7 @@ use crate::{
     edge,
     kube_proxy::KubeProxy,
     member, routes,
+    server::ServerLimits,
     settings::Settings,
     streams::{Streams, TooMany},
 };
@@ -111,9 +112,15 @@ impl Arrived {
 }
 
 impl Gateway {
-    /// A gateway over these parts. Nothing is asked or opened yet.
+    /// A gateway over these parts, with as many upgrades as [`ServerLimits`] allows by default. Nothing is asked or opened yet.
     #[must_use]
     pub fn new(parts: GatewayParts) -> Self {
+        Self::with_upgrades(parts, ServerLimits::default().upgrades)
+    }
+
+    /// The same with so many terminals, forwarded ports and other upgrades at one time; more are told to come back.
+    #[must_use]
+    pub fn with_upgrades(parts: GatewayParts, at_most: usize) -> Self {
         Self(Arc::new(Inner {
             settings: ArcSwap::from_pointee(parts.settings),
             callers: parts.callers,
@@ -121,7 +128,7 @@ impl Gateway {
             host: parts.host,
             kube: parts.kube,
             entries: Semaphore::new(ENTRIES),
-            streams: Streams::default(),
+            streams: Streams::new(at_most),
             audit: parts.audit,
             counters: Counters::default(),
         }))

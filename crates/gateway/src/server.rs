@@ -14,7 +14,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -28,6 +28,8 @@ pub struct ServerLimits {
     /// Connections at one time. When there are more, the one that has been without a request for longest makes room; while all have one, more
     /// wait in the system's own queue.
     pub connections: usize,
+    /// Terminals, forwarded ports and other upgrades at one time, which no longer count as connections ([`Gateway::with_upgrades`]).
+    pub upgrades: usize,
     /// How long a connection has been without a request at least before it has to make room.
     pub grace: Duration,
     /// Bytes of a request's head; a larger one is answered 431.
@@ -42,6 +44,7 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            upgrades: 4096,
             grace: Duration::from_secs(1),
             head: 256 * 1024,
             head_within: Duration::from_secs(20),
@@ -56,8 +59,12 @@ const UNSENT: u32 = 128 * 1024;
 /// Files that are kept for something else than callers' connections and what stands behind each: tunnels, watches, logs.
 const OTHER_FILES: u64 = 512;
 
+/// Between two words about connections that cannot be accepted.
+const COMPLAIN: Duration = Duration::from_secs(60);
+
 impl ServerLimits {
     /// As by default, but no more connections than this process may have files for: each may need another one, to a member or to the kube-apiserver.
+    /// Upgrades, which stay for long, take a quarter of them at most.
     #[must_use]
     pub fn for_files(files: u64) -> Self {
         let limits = Self::default();
@@ -65,6 +72,7 @@ impl ServerLimits {
         let pairs = usize::try_from(pairs).unwrap_or(usize::MAX);
         Self {
             connections: limits.connections.min(pairs),
+            upgrades: limits.upgrades.min(pairs / 4),
             ..limits
         }
     }
@@ -98,7 +106,7 @@ pub async fn serve(
     let tracker = TaskTracker::new();
     let cut = CancellationToken::new();
     let places = Places::new(limits.connections, limits.grace);
-    let mut complained = false;
+    let mut complained: Option<Instant> = None;
     loop {
         let accepted = stop.run_until_cancelled(async {
             // Nobody has to make room before somebody is there who needs it.
@@ -109,7 +117,9 @@ pub async fn serve(
             None => break,
             Some(Ok((place, (stream, peer)))) => (place, stream, peer),
             Some(Err(error)) => {
-                if !std::mem::replace(&mut complained, true) {
+                // It goes on for as long as somebody keeps it so, one connection in and one out.
+                if complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
+                    complained = Some(Instant::now());
                     tracing::warn!(%error, "accept a connection");
                 }
                 // Out of file handles, mostly: others have to close first.
@@ -118,7 +128,6 @@ pub async fn serve(
                 continue;
             }
         };
-        complained = false;
         // Small answers must not wait for acknowledgements.
         let _ = stream.set_nodelay(true);
         // Or the system keeps megabytes for each caller that reads slowly or not at all, which it then lacks for all others. Where it cannot be told so,
@@ -240,14 +249,16 @@ mod tests {
 
     #[test]
     fn connections_leave_files_for_what_is_behind_them() {
-        for (files, connections) in [
-            (u64::MAX, 10_000),
-            (20_512, 10_000),
-            (4096, 1792),
-            (1024, 256),
-            (256, 128),
+        for (files, connections, upgrades) in [
+            (u64::MAX, 10_000, 4096),
+            (20_512, 10_000, 2500),
+            (4096, 1792, 448),
+            (1024, 256, 64),
+            (256, 128, 32),
         ] {
-            assert_eq!(ServerLimits::for_files(files).connections, connections);
+            let limits = ServerLimits::for_files(files);
+            let allowed = (limits.connections, limits.upgrades);
+            assert_eq!(allowed, (connections, upgrades), "{files}");
         }
     }
 }

@@ -22,9 +22,6 @@ use crate::{
     gateway::Gateway,
 };
 
-/// Terminals, forwarded ports and other upgrades that go on at one time. Their connections no longer count at the listener.
-const UPGRADES: usize = 4096;
-
 /// A password is dear to check, and does not end by itself: it is asked in one round out of so many.
 const PASSWORD_ROUNDS: u64 = 30;
 /// Rounds in a row in which nothing could be decided about a credential, before it counts as ended: half a minute at the usual pace.
@@ -35,15 +32,6 @@ pub(crate) struct Streams {
     all: Mutex<Vec<Stream>>,
     /// Upgrades at most.
     upgrades: usize,
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self {
-            all: Mutex::default(),
-            upgrades: UPGRADES,
-        }
-    }
 }
 
 /// More upgrades go on than may.
@@ -65,6 +53,13 @@ struct Stream {
 }
 
 impl Streams {
+    pub(crate) fn new(upgrades: usize) -> Self {
+        Self {
+            all: Mutex::default(),
+            upgrades,
+        }
+    }
+
     /// The token that ends this request's stream; none for a caller without a credential, unless it asks for an upgrade, which counts in any case.
     pub(crate) fn begin(
         &self,
@@ -257,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_forgotten_with_its_token_and_nobody_has_none() {
-        let streams = Streams::default();
+        let streams = Streams::new(9);
         let nobody = streams.begin(&HeaderMap::new(), &caller(), None);
         assert_eq!(nobody.map(drop), Ok(()));
         assert_eq!(streams.count(), 0);
@@ -274,10 +269,7 @@ mod tests {
 
     #[test]
     fn upgrades_are_bounded_whoever_asks_for_them() {
-        let streams = Streams {
-            upgrades: 2,
-            ..Streams::default()
-        };
+        let streams = Streams::new(2);
         let (mut plain, mut upgrade) = (HeaderMap::new(), HeaderMap::new());
         upgrade.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         upgrade.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -306,7 +298,7 @@ mod tests {
             ("Basic a", 0),
             ("basic a", 0),
         ] {
-            let (streams, says) = (Streams::default(), Says(Mutex::new(Ok(())), 0.into()));
+            let (streams, says) = (Streams::new(9), Says(Mutex::new(Ok(())), 0.into()));
             let ends = begin(&streams, authorization);
             for round in 1..=3 {
                 streams.judge(&says, round).await;
@@ -321,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn d6_only_a_verdict_ends_a_stream_at_once_and_none_at_all_in_the_end() {
         for authorization in ["Bearer a", "Basic a"] {
-            let (streams, says) = (Streams::default(), Says(Mutex::new(Err(true)), 0.into()));
+            let (streams, says) = (Streams::new(9), Says(Mutex::new(Err(true)), 0.into()));
             let ends = begin(&streams, authorization);
             // A queue that is full for a while.
             let mut round = PASSWORD_ROUNDS;

@@ -122,6 +122,7 @@ impl Audit for Records {
 
 pub struct Room {
     pub gateway: Gateway,
+    parts: GatewayParts,
     pub registry: Registry,
     pub kube: Standin,
     pub member: Standin,
@@ -178,6 +179,13 @@ impl Room {
         Self::new(false).await
     }
 
+    /// A host with room for so many upgrades at one time.
+    pub async fn host_with_upgrades(at_most: usize) -> Self {
+        let room = Self::host().await;
+        let gateway = Gateway::with_upgrades(room.parts.clone(), at_most);
+        Self { gateway, ..room }
+    }
+
     async fn new(multicluster: bool) -> Self {
         Self::over(multicluster, None, None, |_| ()).await
     }
@@ -223,16 +231,17 @@ impl Room {
         });
         let kube_proxy = KubeProxy::new(&config, Limits::default(), stop, tasks).unwrap();
         let (callers, records) = (Arc::new(Script::default()), Arc::new(Records::default()));
-        let gateway = Gateway::new(GatewayParts {
+        let parts = GatewayParts {
             settings: settings(multicluster),
             callers: others.unwrap_or_else(|| callers.clone()),
             registry: registry.clone(),
             host,
             kube: kube_proxy,
             audit: records.clone(),
-        });
+        };
         Self {
-            gateway,
+            gateway: Gateway::new(parts.clone()),
+            parts,
             registry,
             kube,
             member,

@@ -203,7 +203,10 @@ fn direct(name: &str, mut connection: Value) -> kube::core::DynamicObject {
 
 impl Ways {
     async fn start() -> Self {
-        let room = Room::host().await;
+        Self::of(Room::host().await).await
+    }
+
+    async fn of(room: Room) -> Self {
         let authority = serve_tunnels(&room);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let hub = listener.local_addr().unwrap();
@@ -664,6 +667,54 @@ async fn s10_a_member_that_floods_leaves_others_alone_by_any_way() {
     }
 }
 
+/// What the system keeps of an answer for a caller who does not read it, as it tells: sent, and not yet taken by the other end.
+#[cfg(target_os = "linux")]
+fn unsent(from: SocketAddr, to: SocketAddr) -> usize {
+    let hex = |address: SocketAddr| {
+        let SocketAddr::V4(address) = address else {
+            panic!("{address}")
+        };
+        let ip = u32::from_ne_bytes(address.ip().octets());
+        format!("{ip:08X}:{:04X}", address.port())
+    };
+    let (from, to) = (hex(from), hex(to));
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut lines = table.lines().map(|line| line.split_whitespace().skip(1));
+    let queues = lines.find_map(|mut line| {
+        let ends = (line.next()?, line.next()?);
+        (ends == (&from, &to)).then(|| line.nth(1)).flatten()
+    });
+    let (sending, _) = queues.unwrap().split_once(':').unwrap();
+    usize::from_str_radix(sending, 16).unwrap()
+}
+
+/// The system would keep megabytes for each of them, and lack that for all others.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn s10_little_waits_for_a_caller_who_does_not_read_by_any_way() {
+    const ALLOWED: usize = 128 * 1024;
+    let ways = Ways::start().await;
+    for way in &ways.ways {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut caller = socket.connect(ways.hub).await.unwrap();
+        let (name, (header, value)) = (way.name, WEAK);
+        let request = format!(
+            "GET /kapis/clusters/{name}/a.io/v1/endless HTTP/1.1\r\nhost: h\r\n{header}: {value}\r\n\r\n"
+        );
+        caller.write_all(request.as_bytes()).await.unwrap();
+        let waits = || unsent(ways.hub, caller.local_addr().unwrap());
+        until("it fills", || waits() >= ALLOWED).await;
+        // Everybody has many turns meanwhile.
+        let target = format!("/kapis/clusters/{name}/a.io/v1/x");
+        for _ in 0..50 {
+            assert_eq!(ways.ask(false, &target, &[WEAK]).await.0, 200);
+        }
+        // The piece with which it came to that was taken whole.
+        assert!(waits() <= ALLOWED + 128 * 1024, "{name}: {}", waits());
+    }
+}
+
 #[tokio::test]
 async fn w2_a_refused_upgrade_leaves_no_connection_by_any_way() {
     let ways = Ways::start().await;
@@ -792,6 +843,54 @@ async fn w5_t13_streams_end_with_the_callers_credential_by_any_way() {
     }
     drop(other);
     until("nothing stays open", || far.member.connections() == 0).await;
+}
+
+/// Their connections are no longer the listener's to count.
+#[tokio::test]
+async fn upgrades_beyond_the_limit_are_told_to_come_back_by_any_way() {
+    let ways = Ways::of(Room::host_with_upgrades(3).await).await;
+    let exec = |way: &Way| {
+        let name = way.name;
+        format!("/clusters/{name}/api/v1/namespaces/a/pods/b/exec?command=sh")
+    };
+    let mut open = Vec::new();
+    for way in &ways.ways {
+        let (stream, head) = ways.upgrade(&exec(way), &[WEAK], "").await;
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        open.push(stream);
+    }
+    for (place, way) in ways.ways.iter().enumerate() {
+        let asked = way.count();
+        // Whoever asks.
+        for caller in [WEAK, ("authorization", "Bearer admin")] {
+            let (mut stream, head) = ways.upgrade(&exec(way), &[caller], "").await;
+            assert!(head.starts_with("http/1.1 503"), "{head}");
+            assert!(head.contains("\r\nretry-after: 5\r\n"), "{head}");
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "));
+            let mut body = vec![0; length.unwrap().parse().unwrap()];
+            soon(stream.read_exact(&mut body)).await.unwrap();
+            let status: Value = serde_json::from_slice(&body).unwrap();
+            let words = "too many terminals and forwarded ports are open here; close some of them, and try again";
+            assert_eq!(status["message"], words);
+        }
+        assert_eq!(way.count(), asked, "nothing reached the member");
+        // What needs no place is served.
+        let target = format!("/kapis/clusters/{}/a.io/v1/x", way.name);
+        assert_eq!(ways.ask(false, &target, &[WEAK]).await.0, 200);
+        // One that ends is another one's place.
+        drop(open.remove(place));
+        let again = async {
+            loop {
+                let (stream, head) = ways.upgrade(&exec(way), &[WEAK], "").await;
+                if head.starts_with("http/1.1 101") {
+                    return stream;
+                }
+            }
+        };
+        open.insert(place, soon(again).await);
+    }
 }
 
 #[tokio::test]

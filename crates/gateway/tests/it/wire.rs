@@ -1,6 +1,10 @@
 //! The listener: what arrives as bytes.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use kah_gateway::{ServerLimits, serve};
 use tokio::{
@@ -213,4 +217,84 @@ async fn w11_silent_connections_make_room_for_those_who_ask() {
         );
     }
     assert!(closed >= silent.len() - ALLOWED, "{closed}");
+}
+
+/// Set in the process that may have few files only.
+const FEW_FILES: &str = "KAH_TEST_FEW_FILES";
+const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+const FORWARDED: &str = "GET /clusters/m1/api/v1/pods HTTP/1.1\r\nhost: x\r\nauthorization: Bearer weak\r\nconnection: close\r\n\r\n";
+
+/// Says where it listens, and serves until its standard input ends.
+#[expect(clippy::print_stdout, reason = "its parent reads it")]
+#[tokio::main(flavor = "current_thread")]
+async fn serve_with_few_files() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    let wire = Wire::within(ServerLimits {
+        grace: Duration::from_millis(1),
+        head_within: Duration::from_secs(600),
+        ..ServerLimits::default()
+    })
+    .await;
+    println!("\nlistens at {}", wire.address);
+    let mut input = tokio::io::stdin();
+    while let Ok(1..) = input.read(&mut [0; 64]).await {}
+}
+
+/// Runs itself once more, in a process that may have few files only.
+#[test]
+fn a_process_without_files_makes_room_and_answers_again() {
+    if std::env::var_os(FEW_FILES).is_some() {
+        serve_with_few_files();
+        return;
+    }
+    let name = "wire::a_process_without_files_makes_room_and_answers_again";
+    let mut child = Command::new("sh")
+        .args(["-c", "ulimit -n 48 && exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(FEW_FILES, "1")
+        // It ends with this process.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = lines.find_map(|line| {
+        let line = line.unwrap();
+        line.strip_prefix("listens at ").map(str::to_owned)
+    });
+    let address = address.expect("it listens");
+    // Reads it all, or what has come after half a minute of silence.
+    let ask = |text: &str| {
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        let limit = Duration::from_secs(30);
+        stream.set_read_timeout(Some(limit)).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    };
+    assert!(ask(FORWARDED).starts_with("HTTP/1.1 200"));
+
+    let silent: Vec<_> = (0..64)
+        .map(|_| std::net::TcpStream::connect(&address).unwrap())
+        .collect();
+    // Whoever asks is last in the queue.
+    let answer = ask(HEALTHZ);
+    assert!(answer.ends_with("ok"), "{answer:?}");
+    drop(silent);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !ask(FORWARDED).starts_with("HTTP/1.1 200") {
+        assert!(Instant::now() < deadline, "it does not come back");
+    }
+
+    drop(child.stdin.take());
+    let ended = child.wait_with_output().unwrap();
+    let log = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.success(), "{log}");
+    // Whoever keeps it so does not fill the log as well.
+    assert_eq!(log.matches("Too many open files").count(), 1, "{log}");
 }
