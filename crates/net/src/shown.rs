@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::{ClientConnection, HandshakeKind, pki_types::ServerName};
 use tokio::time::Instant;
 
-use crate::{Address, Allow, Kind, Limits, ProxyError, TlsSettings, Verify, connect::Connector};
+use crate::{
+    Address, Allow, Kind, Limits, ProxyError, TlsSettings, Upstream, Verify, connect::Connector,
+};
 
 /// The certificate that a peer showed at a handshake, which was verified as far as its upstream verifies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +42,32 @@ impl Memory {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+}
+
+impl Upstream {
+    /// The certificate that the peer showed last; `None` before it was connected to, and where no TLS is spoken.
+    #[must_use]
+    pub fn shown(&self) -> Option<Shown> {
+        self.0.raw.shown.last()
+    }
+
+    /// Connects once more for nothing but to see what the peer shows now: connections live long, and a session that is taken up again shows nothing.
+    ///
+    /// # Errors
+    /// [`ProxyError`] where there is no connection; what was shown before is still remembered then.
+    pub async fn look_anew(&self) -> Result<(), ProxyError> {
+        let mut connector = self.0.raw.clone();
+        let Some((config, _)) = &mut connector.tls else {
+            return Ok(());
+        };
+        let mut anew = rustls::ClientConfig::clone(config);
+        anew.resumption = rustls::client::Resumption::disabled();
+        *config = Arc::new(anew);
+        tokio::select! {
+            wire = connector.connect() => wire.map(drop),
+            () = self.0.stop.cancelled() => Err(ProxyError::new(Kind::Closed, &self.0.name, None)),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use rustls::pki_types::ServerName;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Address, Allow, Body, BoxError, Dial, Gauges, Kind, Open, ProxyError, Shown, TlsSettings,
+    Address, Allow, Body, BoxError, Dial, Gauges, Kind, Open, ProxyError, TlsSettings,
     body::{Inbound, Outbound, closed},
     connect::Connector,
     gauge::Counted,
@@ -177,7 +177,7 @@ const CONNECTION_WINDOW: u32 = 256 * WINDOW;
 ///
 /// Dropping the last clone closes idle connections; what is under way goes on until it ends, or until [`Upstream::close`].
 #[derive(Clone)]
-pub struct Upstream(Arc<Inner>);
+pub struct Upstream(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) name: Arc<str>,
@@ -461,30 +461,6 @@ impl Upstream {
     #[must_use]
     pub fn open(&self) -> Open {
         self.0.gauges.open()
-    }
-
-    /// The certificate that the peer showed last; `None` before it was connected to, and where no TLS is spoken.
-    #[must_use]
-    pub fn shown(&self) -> Option<Shown> {
-        self.0.raw.shown.last()
-    }
-
-    /// Connects once more for nothing but to see what the peer shows now: connections live long, and a session that is taken up again shows nothing.
-    ///
-    /// # Errors
-    /// [`ProxyError`] where there is no connection; what was shown before is still remembered then.
-    pub async fn look_anew(&self) -> Result<(), ProxyError> {
-        let mut connector = self.0.raw.clone();
-        let Some((config, _)) = &mut connector.tls else {
-            return Ok(());
-        };
-        let mut anew = rustls::ClientConfig::clone(config);
-        anew.resumption = rustls::client::Resumption::disabled();
-        *config = Arc::new(anew);
-        tokio::select! {
-            wire = connector.connect() => wire.map(drop),
-            () = self.0.stop.cancelled() => Err(ProxyError::new(Kind::Closed, &self.0.name, None)),
-        }
     }
 
     /// Ends at once whatever goes on: answers break off with an error, spliced connections close, later requests fail with [`Kind::Closed`].

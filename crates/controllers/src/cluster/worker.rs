@@ -532,3 +532,32 @@ async fn look(work: &Work) -> Done {
     let evidence = Box::pin(doctor::gather(&work.host, &member, &proof)).await;
     Done::Looked(Look::new(&evidence.route, doctor::examine(&evidence)))
 }
+
+#[cfg(test)]
+mod tests {
+    use kah_api::cluster::ClusterStatus;
+
+    use super::*;
+
+    #[test]
+    fn each_thing_that_ends_is_told_once() {
+        let told = |evidence: &str| {
+            let finding = doctor::finding("m", AccessCode::CredentialExpiring, evidence);
+            ClusterStatus {
+                conditions: vec![ClusterCondition {
+                    kind: HOST_ACCESS.into(),
+                    status: "True".into(),
+                    last_update_time: None,
+                    last_transition_time: None,
+                    reason: finding.code.as_str().into(),
+                    message: finding.sentence(),
+                }],
+                ..ClusterStatus::default()
+            }
+        };
+        let stored = told("the token ends, in 3 days");
+        let shown = told("the serving certificate of its kube-apiserver ends, in 9 days");
+        assert_eq!(news(&stored, &told("the token ends, in 2 days")), None);
+        assert!(news(&stored, &shown).is_some_and(|it| it.reason == "CredentialExpiring"));
+    }
+}
