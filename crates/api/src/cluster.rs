@@ -208,7 +208,7 @@ pub struct HubStatus {
     /// How long the last answer took, as `12ms`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub latency: String,
-    /// Days until the credential that the host holds for the member ends.
+    /// Days until the first of what the way to the member depends on ends: the stored credential, or its agent's certificate, and what its servers show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_days: Option<i64>,
 }

@@ -7,6 +7,7 @@ mod checks;
 mod evidence;
 mod expiry;
 mod log;
+mod serving;
 mod stages;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub use evidence::{Asked, Evidence, Read, Replicas, Secret, Settings, gather};
 pub(crate) use expiry::AGENT_CERTIFICATE;
 pub use expiry::Expiry;
 pub use kah_api::access::Severity;
+pub(crate) use serving::SERVING_CERTIFICATE;
+pub use serving::Serving;
 pub use stages::{Outcome, Stage, stages};
 
 use crate::AccessCode;
@@ -101,6 +104,9 @@ pub fn finding(cluster: &str, code: AccessCode, evidence: &str) -> Finding {
     if is_of_the_agent(code, evidence) {
         return agent_expires(cluster, evidence);
     }
+    if is_of_a_server(code, evidence) {
+        return serving_expires(cluster, evidence);
+    }
     let repair = repair(cluster, code, evidence);
     Finding {
         cluster: cluster.to_owned(),
@@ -132,7 +138,10 @@ fn repair(cluster: &str, code: AccessCode, evidence: &str) -> Option<String> {
         AccessCode::TokenNotInCache | AccessCode::UserMissing | AccessCode::UserDisabled => {
             Some(command)
         }
-        AccessCode::CredentialExpiring => (!is_of_the_agent(code, evidence)).then_some(command),
+        AccessCode::CredentialExpiring => {
+            let of_others = is_of_the_agent(code, evidence) || is_of_a_server(code, evidence);
+            (!of_others).then_some(command)
+        }
         AccessCode::MemberNotReady => evidence.contains(NO_REPLICAS).then_some(command),
         // What people have to bring: an authority they know, or a credential.
         AccessCode::TLSUntrusted => Some(format!("{command} --accept-ca FINGERPRINT")),
@@ -239,6 +248,36 @@ fn is_of_the_agent(code: AccessCode, evidence: &str) -> bool {
     code == AccessCode::CredentialExpiring && evidence.starts_with(AGENT_CERTIFICATE)
 }
 
+/// Whether it is told of what a server of the member shows, which is for people at the member to renew.
+fn is_of_a_server(code: AccessCode, evidence: &str) -> bool {
+    code == AccessCode::CredentialExpiring && evidence.starts_with(SERVING_CERTIFICATE)
+}
+
+/// A server of the member whose certificate ends.
+fn serving_expires(cluster: &str, evidence: &str) -> Finding {
+    let commands: &[&str] = if evidence.starts_with(serving::KUBE_APISERVER) {
+        &[
+            "kubeadm certs check-expiration",
+            "kubeadm certs renew apiserver",
+        ]
+    } else {
+        &["kubectl get certificates.cert-manager.io --all-namespaces"]
+    };
+    Finding {
+        cluster: cluster.to_owned(),
+        code: AccessCode::CredentialExpiring,
+        severity: AccessCode::CredentialExpiring.severity(),
+        evidence: evidence.to_owned(),
+        consequence: "After its end nobody who checks this certificate talks to the server that shows it: neither other clients nor, unless its kubeconfig says to check nothing, the host."
+            .to_owned(),
+        remedy: "Renew it on the member, with `kubeadm certs renew apiserver` and a restart of the kube-apiserver where kubeadm made it; where cert-manager or a load balancer holds it, see why it was not renewed."
+            .to_owned(),
+        commands: commands.iter().map(|&it| it.to_owned()).collect(),
+        repairable: false,
+        repair: None,
+    }
+}
+
 /// An agent that has not got another certificate in time.
 fn agent_expires(cluster: &str, evidence: &str) -> Finding {
     Finding {
@@ -293,6 +332,23 @@ mod tests {
             }
         }
         assert_eq!(parts("no brackets"), ("no brackets", ""));
+    }
+
+    #[test]
+    fn what_a_server_shows_is_repaired_by_nobody_here() {
+        let code = AccessCode::CredentialExpiring;
+        for (whose, command) in [
+            ("kube-apiserver", "kubeadm certs check-expiration"),
+            ("ks-apiserver", "kubectl get certificates.cert-manager.io"),
+        ] {
+            let evidence = format!("{SERVING_CERTIFICATE} its {whose} ends soon");
+            let told = finding("m", code, &evidence);
+            assert_eq!((told.repairable, &told.repair), (false, &None));
+            assert!(told.commands[0].starts_with(command), "{told:?}");
+            assert_eq!(parts(&told.sentence()).1, evidence);
+            assert!(!is_repaired_alone(code, &evidence));
+        }
+        assert!(is_repaired_alone(code, "the token ends soon"));
     }
 
     #[test]

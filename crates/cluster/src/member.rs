@@ -166,11 +166,14 @@ impl Member {
         enrol::generation(self.annotation(enrol::GENERATION))
     }
 
-    /// When the stored credential ends, or the certificate of its agent, where there is one that ends.
+    /// The soonest end of what the way to it depends on: the stored credential, or the certificate of its agent, and what its servers show, as far as
+    /// that is checked.
     #[must_use]
     pub fn certificate_ends(&self) -> Option<jiff::Timestamp> {
         let expiry = self.credential().or_else(|| self.agent_certificate());
-        expiry.map(|expiry| expiry.ends)
+        let serving = self.serving().into_iter().filter(|it| it.checked);
+        let all = serving.map(|it| it.expiry).chain(expiry);
+        all.map(|expiry| expiry.ends).min()
     }
 
     /// Whether the other is the same member, reached with the same connection.

@@ -513,6 +513,16 @@ mod tests {
             ),
             (object(true, "False", "ClockSkew", ""), true, None),
             (object(true, "True", "CredentialExpiring", ""), true, None),
+            (
+                object(
+                    true,
+                    "True",
+                    "CredentialExpiring",
+                    "It ends (the serving certificate of its kube-apiserver ends)",
+                ),
+                true,
+                None,
+            ),
             (object(true, "False", "TLSUntrusted", ""), true, None),
             (
                 object(

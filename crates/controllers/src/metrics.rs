@@ -79,7 +79,7 @@ impl Default for Metrics {
         let expiry = Family::default();
         registry.register(
             "member_certificate_expiry_seconds",
-            "Time that is left to the client certificate stored for the member, as of the last look",
+            "Time until the first of what the way to the member depends on ends: the stored credential or the agent's certificate, and what its servers show",
             expiry.clone(),
         );
         let restores = Family::default();

@@ -31,6 +31,7 @@ use crate::{
     BoxError, Dial, Duplex, Gauges, Kind, Limits, ProxyError,
     error::{io_kind, tls_kind},
     gauge::Counted,
+    shown::Memory,
 };
 
 /// Where an upstream listens.
@@ -124,6 +125,7 @@ pub(crate) struct Connector {
     /// Whether the peer's last word was that it does not accept our certificate. In TLS 1.3 it says so after the handshake, where HTTP/2 keeps
     /// only the text of the fault.
     pub(crate) refused: Arc<AtomicBool>,
+    pub(crate) shown: Memory,
 }
 
 impl Connector {
@@ -172,7 +174,9 @@ impl Connector {
             })
         };
         let stream = limited(self.limits.handshake, &self.name, handshake).await?;
-        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let session = stream.get_ref().1;
+        self.shown.note(session);
+        let http2 = session.alpn_protocol() == Some(b"h2");
         Ok((stream, http2))
     }
 

@@ -27,7 +27,7 @@ pub use dial::{Dial, DialError, Dialling, Duplex};
 pub use error::{Kind, ProxyError};
 pub use gauge::{Gauges, Open};
 pub use headers::{is_upgrade, request_header_passes, response_header_passes, upgrade_protocols};
-pub use shown::shown_certificates;
+pub use shown::{Shown, shown_certificates};
 pub use splice::splice;
 pub use tls::{ClientCertificate, Roots, TlsSettings, Verify};
 pub use upstream::{Credential, Forward, Limits, Upstream, UpstreamSettings};

@@ -26,6 +26,7 @@ use crate::{
     connect::Connector,
     gauge::Counted,
     headers::{clean_response, forwarded_for, is_upgrade, request_headers},
+    shown::Memory,
     upgrade,
 };
 
@@ -176,7 +177,7 @@ const CONNECTION_WINDOW: u32 = 256 * WINDOW;
 ///
 /// Dropping the last clone closes idle connections; what is under way goes on until it ends, or until [`Upstream::close`].
 #[derive(Clone)]
-pub struct Upstream(Arc<Inner>);
+pub struct Upstream(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) name: Arc<str>,
@@ -274,6 +275,7 @@ impl Upstream {
             limits,
             gauges: gauges.clone(),
             refused: Arc::default(),
+            shown: Memory::default(),
         };
         let (mut raw, mut multiplexed, mut either) = (either.clone(), either.clone(), either);
         let spoken = Spoken::default();

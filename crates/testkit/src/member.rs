@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,7 +27,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -404,13 +406,28 @@ impl Authority {
     /// # Errors
     /// Where the name is none, or no key can be made.
     pub fn issue(&self, name: &str, expired: bool) -> Result<Pair, rcgen::Error> {
-        let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec![name.to_owned()])?;
-        params.distinguished_name.push(DnType::CommonName, name);
         if expired {
             params.not_before = date_time_ymd(2000, 1, 1);
             params.not_after = date_time_ymd(2001, 1, 1);
         }
+        self.signed(name, params)
+    }
+
+    /// A certificate for this name or address that is good between these times, told in seconds since 1970.
+    ///
+    /// # Errors
+    /// Where the name is none, or no key can be made.
+    pub fn issue_between(&self, name: &str, begins: u64, ends: u64) -> Result<Pair, rcgen::Error> {
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        params.not_before = date_time_ymd(1970, 1, 1) + Duration::from_secs(begins);
+        params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(ends);
+        self.signed(name, params)
+    }
+
+    fn signed(&self, name: &str, mut params: CertificateParams) -> Result<Pair, rcgen::Error> {
+        let key = KeyPair::generate()?;
+        params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
         Ok(Pair {
             certificate,
@@ -445,5 +462,49 @@ impl Pair {
             builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(self.key.as_bytes())?)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
+    }
+    fn certified(&self) -> anyhow::Result<CertifiedKey> {
+        let chain = CertificateDer::pem_slice_iter(self.certificate.as_bytes())
+            .collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())?;
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        Ok(CertifiedKey::from_der(chain, key, &provider)?)
+    }
+}
+
+/// The certificate of a member that changes it while it runs.
+#[derive(Debug)]
+pub struct Changing(Mutex<Arc<CertifiedKey>>);
+
+impl Changing {
+    /// Serves as [`Pair::server`] does, with this certificate first.
+    ///
+    /// # Errors
+    /// Where the PEM cannot be used.
+    pub fn server(first: &Pair) -> anyhow::Result<(Arc<Self>, ServerConfig)> {
+        let changing = Arc::new(Self(Mutex::new(Arc::new(first.certified()?))));
+        let mut config = first.server(None)?;
+        config.cert_resolver = changing.clone();
+        Ok((changing, config))
+    }
+
+    /// Shows this one at the handshakes that come.
+    ///
+    /// # Errors
+    /// Where the PEM cannot be used.
+    pub fn change(&self, pair: &Pair) -> anyhow::Result<()> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair.certified()?);
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Changing {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        )
     }
 }

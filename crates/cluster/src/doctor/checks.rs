@@ -41,7 +41,11 @@ pub fn examine(evidence: &Evidence) -> Vec<Finding> {
         .map(|(code, words)| (code, format!("{words}; {FELT_BY_NOBODY}")))
         .or_else(|| hidden(evidence).filter(|_| accepted && findings.is_empty()));
     let clocks = clocks(evidence).filter(|_| accepted);
-    let warnings = beside.into_iter().chain(clocks).chain(expiring(evidence));
+    let warnings = beside
+        .into_iter()
+        .chain(clocks)
+        .chain(expiring(evidence))
+        .chain(serving(evidence));
     findings.extend(warnings.map(|(code, words)| Finding {
         severity: Severity::Warning,
         ..finding(&evidence.cluster, code, &words)
@@ -291,13 +295,29 @@ fn stored_expires(evidence: &Evidence) -> Cause {
     })
 }
 
+/// The next that ends of what the member's servers show. It stands beside what the host itself shows: nothing that renews the one renews the other.
+fn serving(evidence: &Evidence) -> Cause {
+    let accepted = evidence.route == Answer::Accepted;
+    let soon = evidence
+        .serving
+        .iter()
+        .filter(|it| it.is_soon(evidence.now));
+    let next = soon
+        .filter(|it| it.matters(evidence.now, accepted))
+        .min_by_key(|it| it.expiry.ends)?;
+    let words = next.expiry.words(evidence.now);
+    Some((AccessCode::CredentialExpiring, words))
+}
+
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
     use kah_api::time::GoDuration;
     use kah_net::Kind;
 
-    use super::super::{AGENT_CERTIFICATE, Expiry, Outcome, Replicas, report};
+    use super::super::{
+        AGENT_CERTIFICATE, Expiry, Outcome, Replicas, SERVING_CERTIFICATE, Serving, report,
+    };
     use super::*;
 
     fn healthy() -> Evidence {
@@ -320,6 +340,7 @@ mod tests {
             server: Some("v3.4.1".into()),
             credential: None,
             agent: None,
+            serving: Vec::new(),
             now: Timestamp::from_second(1_800_000_000).unwrap(),
         }
     }
@@ -488,6 +509,73 @@ mod tests {
             evidence.route = refused(Some(AccessCode::TokenNotInCache));
             assert_eq!(codes(&evidence)[0], AccessCode::TokenNotInCache);
         }
+    }
+
+    #[test]
+    fn a_servers_certificate_that_ends_soon_is_told_beside_the_cause() {
+        let day = SignedDuration::from_hours(24);
+        let with = |left: i32, life: i32, checked: bool| {
+            let mut evidence = healthy();
+            let ends = evidence.now + day * left;
+            evidence.serving.push(Serving {
+                expiry: Expiry {
+                    what: SERVING_CERTIFICATE,
+                    from: None,
+                    ends,
+                },
+                begins: ends - day * life,
+                checked,
+            });
+            evidence
+        };
+        let expiring = [AccessCode::CredentialExpiring];
+        for (left, life, checked, told) in [
+            (31, 365, true, false),
+            (29, 365, true, true),
+            (29, 365, false, true),
+            (29, 90, true, false),
+            (20, 90, true, true),
+            // Callers get through by connections that are older.
+            (-1, 365, true, true),
+            (-1, 365, false, false),
+        ] {
+            let evidence = with(left, life, checked);
+            let wanted: &[AccessCode] = if told { &expiring } else { &[] };
+            assert_eq!(codes(&evidence), wanted, "{left} {life} {checked}");
+            let report = report(&evidence);
+            assert!(report.healthy);
+            let tls = report.stages.iter().find(|it| it.name == "tls").unwrap();
+            let (tells, warns) = (!tls.detail.is_empty(), tls.outcome == Outcome::Warned);
+            assert_eq!((tells, warns), (checked || left > 0, told), "{left} {life}");
+            for finding in report.findings {
+                assert!(!finding.repairable && finding.repair.is_none());
+            }
+        }
+
+        let ended = Evidence {
+            kubernetes: Asked::Fault(Kind::TlsExpired, "its words".into()),
+            route: refused(Some(AccessCode::TLSExpired)),
+            ..with(-1, 365, true)
+        };
+        assert_eq!(codes(&ended), [AccessCode::TLSExpired]);
+        // What can be repaired comes first, and hides nothing.
+        let mut both = with(2, 365, true);
+        both.credential = Some(Expiry {
+            what: "the token",
+            from: None,
+            ends: both.now + day * 20,
+        });
+        let told = examine(&both);
+        let told: Vec<_> = told.iter().map(|it| (it.code, it.repairable)).collect();
+        assert_eq!(told, [(expiring[0], true), (expiring[0], false)]);
+        both.route = refused(Some(AccessCode::TokenNotInCache));
+        assert_eq!(codes(&both)[0], AccessCode::TokenNotInCache);
+        // Of two servers the one that ends first.
+        let mut two = with(20, 365, true);
+        two.serving.extend(with(3, 365, true).serving);
+        let told = examine(&two);
+        assert_eq!(told.len(), 1);
+        assert!(told[0].evidence.ends_with("in 3 days"), "{told:?}");
     }
 
     #[test]

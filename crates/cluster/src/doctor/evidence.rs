@@ -15,7 +15,7 @@ use kah_net::Kind;
 use kube::Api;
 use tokio::time::Instant;
 
-use super::{Expiry, log};
+use super::{Expiry, Serving, log};
 use crate::probe::cut;
 use crate::{AccessCode, Answer, CallerCredential, Host, Member, Route, SettingsError, fault_of};
 
@@ -125,6 +125,8 @@ pub struct Evidence {
     pub credential: Option<Expiry>,
     /// When the certificate of its agent ends, where one is connected.
     pub agent: Option<Expiry>,
+    /// What its servers show.
+    pub serving: Vec<Serving>,
     /// When this was found out.
     pub now: Timestamp,
 }
@@ -187,12 +189,15 @@ pub async fn gather(host: &Host, member: &Arc<Member>, proof: &CallerCredential)
         Answer::Refused { code, .. } => *code,
         Answer::Accepted => None,
     };
-    let log = match refused {
-        // It was not shown anything that it could have refused.
-        Some(AccessCode::TrustUndecided) => None,
-        Some(code) if !behind.pods.is_empty() => log::line(member, &behind.pods, code).await,
-        _ => None,
+    let log = async {
+        match refused {
+            // It was not shown anything that it could have refused.
+            Some(AccessCode::TrustUndecided) => None,
+            Some(code) if !behind.pods.is_empty() => log::line(member, &behind.pods, code).await,
+            _ => None,
+        }
     };
+    let (log, ()) = tokio::join!(log, member.look_at_serving(host.clock.now()));
     Evidence {
         cluster: member.name().to_owned(),
         stranger: member.stranger().map(str::to_owned),
@@ -211,6 +216,7 @@ pub async fn gather(host: &Host, member: &Arc<Member>, proof: &CallerCredential)
         server,
         credential: member.credential(),
         agent: member.agent_certificate(),
+        serving: member.serving(),
         now: host.clock.now(),
     }
 }

@@ -93,8 +93,29 @@ fn way(evidence: &Evidence) -> [Stage; 3] {
         _ if nobody => stage(names[index], Outcome::Unknown, ""),
         Some((at, words)) if index == at => stage(names[index], Outcome::Failed, words),
         Some((at, _)) if index > at => stage(names[index], Outcome::Unknown, ""),
+        _ if names[index] == "tls" => tls(evidence),
         _ => stage(names[index], Outcome::Passed, ""),
     })
+}
+
+/// What was shown there, until when.
+fn tls(evidence: &Evidence) -> Stage {
+    let accepted = evidence.route == Answer::Accepted;
+    let told = evidence
+        .serving
+        .iter()
+        .filter(|it| it.matters(evidence.now, accepted));
+    match told.min_by_key(|it| (!it.is_soon(evidence.now), it.expiry.ends)) {
+        None => stage("tls", Outcome::Passed, ""),
+        Some(next) => {
+            let outcome = if next.is_soon(evidence.now) {
+                Outcome::Warned
+            } else {
+                Outcome::Passed
+            };
+            stage("tls", outcome, next.expiry.words(evidence.now))
+        }
+    }
 }
 
 fn place(kind: Kind) -> usize {

@@ -20,6 +20,10 @@ impl JoinError {
 /// What to do about a finding, before the cluster has joined.
 pub(super) fn remedy(finding: &Finding) -> String {
     let name = &finding.cluster;
+    // It is not about the kubeconfig.
+    if finding.code == AccessCode::CredentialExpiring && !finding.repairable {
+        return finding.remedy.clone();
+    }
     let by_hand = by_hand(name, finding.code);
     if finding.repairable {
         return format!(
@@ -86,7 +90,7 @@ fn by_hand(name: &str, code: AccessCode) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding;
+    use crate::doctor::{SERVING_CERTIFICATE, finding};
 
     #[test]
     fn nobody_who_joins_a_cluster_is_sent_to_an_object_that_is_not_there() {
@@ -119,6 +123,9 @@ mod tests {
             let remedy = remedy(&finding("m", code, ""));
             assert!(remedy.contains(words), "{code}: {remedy}");
         }
+        let shown = format!("{SERVING_CERTIFICATE} its kube-apiserver ends soon");
+        let remedy = remedy(&finding("m", AccessCode::CredentialExpiring, &shown));
+        assert!(!remedy.contains("kubeconfig"), "{remedy}");
         assert_eq!(JoinError::Silent.remedy(), None);
     }
 }

@@ -92,7 +92,7 @@ pub(super) async fn renew_by(
     }
     let member = replacement.store(host).await?;
     Ok(Renewed {
-        ends: member.certificate_ends(),
+        ends: member.credential().map(|expiry| expiry.ends),
     })
 }
 

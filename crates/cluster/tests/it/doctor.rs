@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     cluster, kubeconfig,
-    member::{Member, Reply, answer},
+    member::{Authority, Changing, Member, Reply, answer},
     restore::proof,
 };
 
@@ -100,4 +100,73 @@ async fn a_member_without_a_kubeconfig_is_healthy_as_far_as_it_was_looked_at() {
             "credential"
         ]
     );
+}
+
+/// A kube-apiserver, with a ks-apiserver behind it.
+fn well(target: &str) -> Reply {
+    let map = json!({"metadata": {"name": "kubesphere-config"}, "data": {"kubesphere.yaml": "multicluster: {clusterRole: member}\n"}});
+    let found = match target {
+        it if it.contains("/configmaps") => map,
+        it if it.contains("/deployments") => {
+            json!({"metadata": {}, "spec": {"replicas": 1}, "status": {"readyReplicas": 1}})
+        }
+        it if it.contains("/pods") => json!({"metadata": {}, "items": []}),
+        _ => json!({
+            "major": "1", "minor": "36", "gitVersion": "v1.36.2", "gitCommit": "", "gitTreeState": "", "buildDate": "", "goVersion": "",
+            "compiler": "", "platform": "",
+        }),
+    };
+    answer(200, "application/json", found.to_string())
+}
+
+#[tokio::test]
+async fn a_warning_about_what_a_server_shows_ends_when_it_is_renewed() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let day = 86_400;
+    let now = u64::try_from(jiff::Timestamp::now().as_second()).expect("time");
+    let authority = Authority::new().expect("authority");
+    let issue = |left: u64| {
+        let ends = now + left * day;
+        authority.issue_between("127.0.0.1", ends - 365 * day, ends)
+    };
+    let (old, renewed) = (issue(10).expect("old"), issue(364).expect("renewed"));
+    let (certificate, config) = Changing::server(&old).expect("config");
+    let member = Member::start(Some(config), |seen| well(&seen.target))
+        .await
+        .expect("server");
+    let own = Member::start(None, |seen| well(&seen.target))
+        .await
+        .expect("server");
+    let authority = format!(
+        ", certificate-authority-data: {}",
+        STANDARD.encode(authority.pem())
+    );
+    let text = kubeconfig(&member.url(), &authority, "token: stored");
+    let host = host(
+        &own.url(),
+        json!({"type": "direct", "kubeconfig": STANDARD.encode(text)}),
+    );
+    let days = || {
+        let ends = host.registry.get("m").expect("member").certificate_ends();
+        ends.map(|ends| ends.duration_since(jiff::Timestamp::now()).as_hours() / 24)
+    };
+    assert_eq!(days(), None);
+    let report = examined(&host).await;
+    assert!(report.healthy, "{report:?}");
+    let [finding] = report.findings.as_slice() else {
+        panic!("{report:?}")
+    };
+    assert_eq!(finding.code, AccessCode::CredentialExpiring);
+    let words = "the serving certificate of its kube-apiserver ends ";
+    assert!(finding.evidence.starts_with(words), "{finding:?}");
+    assert!(!finding.repairable && finding.repair.is_none());
+    assert!(matches!(days(), Some(9 | 10)), "{:?}", days());
+
+    // The connections that were made before live on.
+    certificate.change(&renewed).expect("certificate");
+    let open = member.connections();
+    let report = examined(&host).await;
+    assert!(report.findings.is_empty(), "{report:?}");
+    assert!(open > 0 && member.connections() >= open);
+    assert!(matches!(days(), Some(363 | 364)), "{:?}", days());
 }

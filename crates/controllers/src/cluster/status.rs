@@ -106,6 +106,8 @@ pub struct Known {
     /// How long answers take, smoothed.
     pub latency: Option<Duration>,
     /// When the stored credential ends, where it has an end.
+    pub credential_ends: Option<Timestamp>,
+    /// The soonest end of what the way to the member depends on, as far as it was seen.
     pub certificate_ends: Option<Timestamp>,
     /// Whether the certificate's condition is told: a stored kubeconfig that people have to renew.
     pub tells_certificate: bool,
@@ -163,7 +165,7 @@ pub fn next(before: &ClusterStatus, known: &Known, now: Timestamp) -> ClusterSta
         conditions.push(ready(verdict));
     }
     if known.tells_certificate {
-        conditions.push(expires(known.certificate_ends, now));
+        conditions.push(expires(known.credential_ends, now));
     }
     // The code alone does not tell what it is about now.
     if stranger != before_stranger {
@@ -230,11 +232,13 @@ fn hub(hub: &mut HubStatus, known: &Known, now: Timestamp) {
     if let Some(latency) = known.latency {
         hub.latency = rounded(&hub.latency, latency);
     }
-    // Before anything was heard of it this process does not know what its agent shows: what is told stays.
-    if known.certificate_ends.is_some() || known.verdict.is_some() {
-        hub.certificate_days = known
-            .certificate_ends
-            .map(|ends| ends.duration_since(now).as_secs().div_euclid(86_400));
+    let days = known
+        .certificate_ends
+        .map(|ends| ends.duration_since(now).as_secs().div_euclid(86_400));
+    // Before it was looked at, this process does not know what its agent and its servers show: until then only a sooner end is news.
+    let sooner = days.is_some_and(|days| hub.certificate_days.is_none_or(|told| days < told));
+    if known.look.is_some() || sooner {
+        hub.certificate_days = days;
     }
 }
 

@@ -308,6 +308,7 @@ fn the_certificate_is_told_as_the_original_does() {
         (None, "False", None),
     ] {
         let known = Known {
+            credential_ends: ends,
             certificate_ends: ends,
             tells_certificate: true,
             ..known(None)
@@ -318,6 +319,35 @@ fn the_certificate_is_told_as_the_original_does() {
         assert_eq!(condition.reason, EXPIRES);
         assert_eq!(condition.message, ends.map(go_time).unwrap_or_default());
         assert_eq!(told.hub.unwrap().certificate_days, days);
+    }
+}
+
+#[test]
+fn days_that_are_told_are_not_forgotten_before_a_look() {
+    let day = SignedDuration::from_hours(24);
+    for (looked, before, ends, days) in [
+        // A process that starts knows of the stored credential alone.
+        (false, Some(10), Some(300), Some(10)),
+        (false, Some(300), Some(10), Some(10)),
+        (false, None, Some(300), Some(300)),
+        (false, Some(10), None, Some(10)),
+        (true, Some(10), Some(300), Some(300)),
+        (true, Some(10), None, None),
+    ] {
+        let mut status = ClusterStatus::default();
+        status.hub.get_or_insert_default().certificate_days = before;
+        let known = Known {
+            // The original's condition is about the kubeconfig alone.
+            credential_ends: Some(at(0) + day * 300),
+            certificate_ends: ends.map(|ends| at(0) + day * ends),
+            tells_certificate: true,
+            look: looked.then(|| look(true, &[])).flatten(),
+            ..known(Some(Verdict::Accepted))
+        };
+        let told = next(&status, &known, at(0));
+        assert_eq!(find(&told.conditions, EXPIRES).unwrap().status, "False");
+        let told = told.hub.unwrap().certificate_days;
+        assert_eq!(told, days, "{looked} {before:?} {ends:?}");
     }
 }
 

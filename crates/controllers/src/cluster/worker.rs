@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use kah_api::cluster::{Cluster, FINALIZER, IDENTITY};
+use kah_api::cluster::{Cluster, ClusterCondition, FINALIZER, IDENTITY};
 use kah_cluster::{
-    Host, Kubeconfig, clusters, doctor,
+    AccessCode, Host, Kubeconfig, clusters, doctor,
     health::Verdict,
     join::{self, Cleaned},
     restore::{self, State},
@@ -291,6 +291,10 @@ impl<'a> Keeper<'a> {
                 _ => object.spec.trust.as_str().to_owned(),
             },
             latency: self.latency_told,
+            credential_ends: member
+                .as_ref()
+                .and_then(|member| member.credential())
+                .map(|expiry| expiry.ends),
             certificate_ends: member
                 .filter(|_| !self.is_host)
                 .and_then(|member| member.certificate_ends()),
@@ -491,6 +495,12 @@ pub(super) async fn within<T>(
         .unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into())))
 }
 
+/// What it is whose end is told: of one that is renewed the next may be told at once.
+fn ending(condition: &ClusterCondition) -> Option<&str> {
+    let is = condition.reason == AccessCode::CredentialExpiring.as_str();
+    is.then(|| doctor::parts(&condition.message).0)
+}
+
 /// The Event about access, where that changed.
 fn news(
     before: &kah_api::cluster::ClusterStatus,
@@ -500,9 +510,9 @@ fn news(
     let stranger = |status: &kah_api::cluster::ClusterStatus| {
         status::find(&status.conditions, IDENTITY).is_some()
     };
-    let same = status::find(&before.conditions, HOST_ACCESS)
-        .is_some_and(|it| it.status == now.status && it.reason == now.reason)
-        && stranger(before) == stranger(after);
+    let same = status::find(&before.conditions, HOST_ACCESS).is_some_and(|it| {
+        it.status == now.status && it.reason == now.reason && ending(it) == ending(now)
+    }) && stranger(before) == stranger(after);
     (!same).then(|| News {
         warning: now.reason != ACCEPTED,
         reason: now.reason.clone(),
@@ -521,4 +531,33 @@ async fn look(work: &Work) -> Done {
     };
     let evidence = Box::pin(doctor::gather(&work.host, &member, &proof)).await;
     Done::Looked(Look::new(&evidence.route, doctor::examine(&evidence)))
+}
+
+#[cfg(test)]
+mod tests {
+    use kah_api::cluster::ClusterStatus;
+
+    use super::*;
+
+    #[test]
+    fn each_thing_that_ends_is_told_once() {
+        let told = |evidence: &str| {
+            let finding = doctor::finding("m", AccessCode::CredentialExpiring, evidence);
+            ClusterStatus {
+                conditions: vec![ClusterCondition {
+                    kind: HOST_ACCESS.into(),
+                    status: "True".into(),
+                    last_update_time: None,
+                    last_transition_time: None,
+                    reason: finding.code.as_str().into(),
+                    message: finding.sentence(),
+                }],
+                ..ClusterStatus::default()
+            }
+        };
+        let stored = told("the token ends, in 3 days");
+        let shown = told("the serving certificate of its kube-apiserver ends, in 9 days");
+        assert_eq!(news(&stored, &told("the token ends, in 2 days")), None);
+        assert!(news(&stored, &shown).is_some_and(|it| it.reason == "CredentialExpiring"));
+    }
 }

@@ -4,17 +4,24 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Event, ServiceAccount};
-use kah_api::{cluster::Cluster, seed};
-use kah_cluster::{Kubeconfig, restore::renew_credential};
+use k8s_openapi::api::{
+    authentication::v1::TokenRequest,
+    core::v1::{Event, ServiceAccount},
+    rbac::v1::ClusterRoleBinding,
+};
+use kah_api::{
+    cluster::Cluster,
+    seed::{self, Role},
+};
+use kah_cluster::{Kubeconfig, doctor, restore::renew_credential};
 use kah_controllers::renewal;
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 
-use crate::trust::stage::{SECRET, Stage, clusters, eventually, until};
+use crate::trust::stage::{SECRET, Stage, clusters, eventually, plane_since, until};
 
 const DAY: i64 = 86_400;
 
@@ -62,6 +69,61 @@ async fn of_a_person(stage: &Stage, member: usize, days: i64) {
     .await;
 }
 
+/// A kubeconfig with the token of an account that may do everything, for two years by the clock of its cluster.
+async fn with_token(plane: &kah_localkube::Cluster) -> String {
+    let accounts: Api<ServiceAccount> = Api::namespaced(plane.client(), seed::NAMESPACE);
+    let account = json!({"metadata": {"name": "person"}});
+    let account = serde_json::from_value(account).unwrap();
+    accounts
+        .create(&PostParams::default(), &account)
+        .await
+        .unwrap();
+    let bindings: Api<ClusterRoleBinding> = Api::all(plane.client());
+    let binding = json!({
+        "metadata": {"name": "person"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "person", "namespace": seed::NAMESPACE}],
+    });
+    let binding = serde_json::from_value(binding).unwrap();
+    bindings
+        .create(&PostParams::default(), &binding)
+        .await
+        .unwrap();
+    let wanted = json!({"spec": {"audiences": [], "expirationSeconds": 2 * 365 * DAY}});
+    let wanted: TokenRequest = serde_json::from_value(wanted).unwrap();
+    let issued = accounts
+        .create_token_request("person", &PostParams::default(), &wanted)
+        .await
+        .unwrap();
+    let token = issued.status.unwrap().token;
+    let authority = STANDARD.encode(plane.authority().ca_pem());
+    let cluster = json!({"server": format!("https://{}", plane.address()), "certificate-authority-data": authority});
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": token}}],
+    });
+    kubeconfig.to_string()
+}
+
+fn run(stage: &Stage) -> kah_controllers::Metrics {
+    let metrics = kah_controllers::Metrics::default();
+    tokio::spawn(kah_controllers::run(
+        stage.host.clone(),
+        kah_controllers::Settings {
+            host_cluster: "host".into(),
+            host_kubeconfig: stage.plane.admin_kubeconfig().to_owned(),
+            resync: Duration::from_secs(1),
+        },
+        metrics.clone(),
+        stage.stop.clone(),
+    ));
+    metrics
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ends_soon_is_renewed_where_it_is_ours_or_asked_for() {
     let stage = Stage::new(&[SECRET; 4]).await;
@@ -96,16 +158,7 @@ async fn what_ends_soon_is_renewed_where_it_is_ours_or_asked_for() {
         before.push(stored(&stage, name).await);
     }
 
-    tokio::spawn(kah_controllers::run(
-        stage.host.clone(),
-        kah_controllers::Settings {
-            host_cluster: "host".into(),
-            host_kubeconfig: stage.plane.admin_kubeconfig().to_owned(),
-            resync: Duration::from_secs(1),
-        },
-        kah_controllers::Metrics::default(),
-        stage.stop.clone(),
-    ));
+    run(&stage);
     eventually("of m1 people are warned", async || {
         events(&stage, "m1", "CredentialExpiring").await == 1
     })
@@ -171,4 +224,74 @@ async fn what_ends_soon_is_renewed_where_it_is_ours_or_asked_for() {
     assert!(between >= SignedDuration::from_hours(24), "{between}");
     assert_eq!(tried("m1").await, None);
     assert_eq!(events(&stage, "m1", "CredentialNotRenewed").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_member_shows_and_ends_soon_is_told_and_left_alone() {
+    // What it shows ends in ten days, and the stored credential long after that.
+    let then = || Timestamp::now() - SignedDuration::from_hours(355 * 24);
+    let plane = plane_since(Role::Member, SECRET, then).await;
+    let stage = Stage::new(&[SECRET]).await;
+    let text = with_token(&plane).await;
+    let server = format!("https://{}", plane.address());
+    let connection = json!({"kubeconfig": STANDARD.encode(&text), "kubernetesAPIEndpoint": server});
+    let spec = json!({"spec": {"autoRestore": true, "connection": connection}});
+    let known = stage.host.registry.get("m0").unwrap();
+    patch(&stage, "m0", spec).await;
+    until("the registry knows it", || {
+        let member = stage.host.registry.get("m0").unwrap();
+        !member.is_reached_as(&known)
+    })
+    .await;
+
+    let metrics = run(&stage);
+    let cluster = async || {
+        let api: Api<Cluster> = Api::all(stage.plane.client());
+        api.get("m0").await.unwrap()
+    };
+    eventually("it is told", async || {
+        let cluster = cluster().await;
+        cluster.condition("HostAccess").is_some_and(|access| {
+            (access.status.as_str(), access.reason.as_str()) == ("True", "CredentialExpiring")
+        })
+    })
+    .await;
+    let told = cluster().await;
+    let message = &told.condition("HostAccess").unwrap().message;
+    let whose = "(the serving certificate of its kube-apiserver ends ";
+    assert!(message.contains(whose), "{message}");
+    let ends = told.condition("KubeConfigCertExpiresInSevenDays").unwrap();
+    assert_eq!(ends.status, "False");
+    let days = told.status.unwrap().hub.unwrap().certificate_days;
+    assert!(matches!(days, Some(9 | 10)), "{days:?}");
+    eventually("an Event tells it", async || {
+        events(&stage, "m0", "CredentialExpiring").await == 1
+    })
+    .await;
+    let gauge = "kubeaihub_member_access{cluster=\"m0\",code=\"CredentialExpiring\"} 1";
+    assert!(metrics.text().contains(gauge), "{}", metrics.text());
+
+    let member = stage.host.registry.get("m0").unwrap();
+    let evidence = doctor::gather(&stage.host, &member, &stage.caller()).await;
+    let report = doctor::report(&evidence);
+    let codes: Vec<_> = report.findings.iter().map(|it| it.code.as_str()).collect();
+    assert_eq!(codes, ["CredentialExpiring"]);
+    assert!(report.healthy && !report.findings[0].repairable);
+    assert_eq!(report.findings[0].repair, None);
+
+    // Whoever asks for repairs is offered none, and what is stored stays.
+    let request = kah_cluster::restore::Request::new("m0", "alice", stage.caller());
+    let mut observer = |_: &kah_cluster::restore::State| std::ops::ControlFlow::Continue(());
+    let restored = kah_cluster::restore::restore(&stage.host, &request, &mut observer).await;
+    assert_eq!(restored.unwrap().actions.len(), 0);
+    for reason in [
+        "CredentialRenewed",
+        "CredentialNotRenewed",
+        "RestoringAccess",
+    ] {
+        assert_eq!(events(&stage, "m0", reason).await, 0, "{reason}");
+    }
+    assert_eq!(stored(&stage, "m0").await, text.into_bytes());
+    let annotations = cluster().await.metadata.annotations.unwrap_or_default();
+    assert!(!annotations.contains_key(renewal::ANNOTATION));
 }

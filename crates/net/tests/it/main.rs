@@ -7,6 +7,7 @@ mod member;
 
 mod faults;
 mod headers;
+mod shown;
 mod streams;
 mod tunnel;
 mod upgrades;

@@ -76,7 +76,13 @@ pub struct Stage {
 }
 
 async fn plane(role: Role, secret: &str) -> Cluster {
+    plane_since(role, secret, Timestamp::now).await
+}
+
+/// A cluster that was made at this time.
+pub async fn plane_since(role: Role, secret: &str, then: fn() -> Timestamp) -> Cluster {
     let mut options = Options::new("plane");
+    options.clock = then;
     options.controllers = false;
     options.crds = kah_api::definition::all()
         .into_iter()
