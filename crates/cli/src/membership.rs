@@ -197,12 +197,6 @@ fn understand(name: &str, answer: &Answer) -> Result<Value, Failure> {
             );
         }
         (_, Some(remedy)) if !remedy.is_empty() => remedy.to_owned(),
-        _ if answer.message().contains("does not offer federated trust") => {
-            "Join it with --trust shared-secret, if it may see users' own tokens.".into()
-        }
-        _ if answer.message().contains("does not say what trust it offers") => {
-            "Try again; if it stays, look at its ks-apiserver, or decide with --trust.".into()
-        }
         (StatusCode::CONFLICT, _) => "See what there is with `kah cluster list`.".into(),
         (StatusCode::NOT_FOUND, _) => "See what there is with `kah cluster list`.".into(),
         (StatusCode::FORBIDDEN, _) => "Ask an administrator of the host to run this.".into(),

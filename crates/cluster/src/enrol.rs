@@ -25,13 +25,11 @@ use crate::{
     doctor::OLDEST,
     host::clusters,
     join::{self, JoinError},
+    retry::TRIES,
     trust::WANTED,
     tunnel::authority::{AuthorityError, TunnelAuthority, request_key},
 };
 use token::{Invitations, Invited};
-
-/// Tries of a write that somebody else came before.
-const TRIES: usize = 8;
 
 /// Why an invitation or an enrolment is refused. Unless it says otherwise, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -267,18 +265,25 @@ pub async fn enrol(host: &Host, application: &Application) -> Result<Enrolled, E
     if identity(&cluster).is_some_and(|known| known != facts.uid) {
         return Err(EnrolError::Other(invited.cluster.clone()));
     }
-    join::refuse_known(host, &facts.uid, Some(&invited.cluster)).await?;
     let authority = TunnelAuthority::open(&host.client, now).await?;
     let certificate =
         authority.issue_agent(&application.csr, &invited.cluster, &invited.uid, now)?;
-    // From here on the token is used up: exactly one key gets past.
-    invitations.use_up(&invited, &key, now).await?;
-    claim(host, &invited, facts).await?;
-    // Two Clusters that enrol the same cluster at the same time: both have claimed it by now, and at least one of them sees the other.
-    if let Err(error) = join::refuse_known_stored(host, &facts.uid, Some(&invited.cluster)).await {
-        disclaim(host, &invited, facts).await?;
-        return Err(error.into());
-    }
+    // Nobody joins it by its kubeconfig meanwhile: a join that fails would take from the cluster what it is told after this.
+    let admitted = async {
+        join::refuse_known(host, &facts.uid, Some(&invited.cluster)).await?;
+        // From here on the token is used up: exactly one key gets past.
+        invitations.use_up(&invited, &key, now).await?;
+        claim(host, &invited, facts).await?;
+        // Two Clusters of the same cluster, one of them made without a join: both have claimed it by now, and at least one of them sees the other.
+        if let Err(error) =
+            join::refuse_known_stored(host, &facts.uid, Some(&invited.cluster)).await
+        {
+            disclaim(host, &invited, facts).await?;
+            return Err(error.into());
+        }
+        Ok::<_, EnrolError>(())
+    };
+    join::claim::alone(host, &facts.uid, Box::pin(admitted)).await?;
     Ok(Enrolled {
         cluster: invited.cluster,
         uid: invited.uid,
