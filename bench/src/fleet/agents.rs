@@ -8,7 +8,7 @@ use kah_cluster::{
     OwnKubernetes,
     agent::{self, Credentials, Settings, Store, Stored},
     retry::Retry,
-    tunnel::authority::{TunnelAuthority, private_key, request_certificate},
+    tunnel::authority::{AgentIdentity, TunnelAuthority, private_key, request_certificate},
 };
 use kah_iam::clock::SystemClock;
 use kah_net::{Address, Limits, tunnel::Proxies};
@@ -63,7 +63,8 @@ impl Agents {
                 .with_context(|| format!("the Cluster {}", member.name))?;
             let key = private_key()?;
             let request = request_certificate(&key)?;
-            let chain = authority.issue_agent(&request, &member.name, uid, now)?;
+            let chain =
+                authority.issue_agent(&request, &AgentIdentity::first(&member.name, uid), now)?;
             let server = format!("http://{}", member.address);
             let mut config = kube::Config::new(server.parse()?);
             config.auth_info.token = Some("simulated".to_owned().into());

@@ -27,9 +27,12 @@ use crate::{
     join::{self, JoinError},
     retry::TRIES,
     trust::WANTED,
-    tunnel::authority::{AuthorityError, TunnelAuthority, request_key},
+    tunnel::authority::{AgentIdentity, AuthorityError, TunnelAuthority, request_key},
 };
 use token::{Invitations, Invited};
+
+/// The annotation of a Cluster that says how often it has enrolled anew: agents from before that are not let in.
+pub const GENERATION: &str = "hub.kubeaihub.io/agent-generation";
 
 /// Why an invitation or an enrolment is refused. Unless it says otherwise, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -266,14 +269,20 @@ pub async fn enrol(host: &Host, application: &Application) -> Result<Enrolled, E
         return Err(EnrolError::Other(invited.cluster.clone()));
     }
     let authority = TunnelAuthority::open(&host.client, now).await?;
-    let certificate =
-        authority.issue_agent(&application.csr, &invited.cluster, &invited.uid, now)?;
+    let agent = AgentIdentity {
+        // Whoever repeats a request is what the first made it.
+        generation: invited.generation.unwrap_or_else(|| next(&cluster)),
+        ..AgentIdentity::first(&invited.cluster, &invited.uid)
+    };
+    let certificate = authority.issue_agent(&application.csr, &agent, now)?;
     // Nobody joins it by its kubeconfig meanwhile: a join that fails would take from the cluster what it is told after this.
     let admitted = async {
         join::refuse_known(host, &facts.uid, Some(&invited.cluster)).await?;
         // From here on the token is used up: exactly one key gets past.
-        invitations.use_up(&invited, &key, now).await?;
-        claim(host, &invited, facts).await?;
+        invitations
+            .use_up(&invited, &key, agent.generation, now)
+            .await?;
+        claim(host, &invited, facts, agent.generation).await?;
         // Two Clusters of the same cluster, one of them made without a join: both have claimed it by now, and at least one of them sees the other.
         if let Err(error) =
             join::refuse_known_stored(host, &facts.uid, Some(&invited.cluster)).await
@@ -338,19 +347,43 @@ async fn stored(host: &Host, name: &str, uid: &str) -> Result<Option<DynamicObje
     }))
 }
 
-/// Writes what the agent says of its cluster into the Cluster object.
-async fn claim(host: &Host, invited: &Invited, facts: &Facts) -> Result<(), EnrolError> {
-    write_status(host, invited, |status| {
+/// What an annotation says of agents; one that is no number lets in none that enrolled before.
+pub(crate) fn generation(annotation: Option<&str>) -> u64 {
+    annotation.map_or(0, |text| text.trim().parse().unwrap_or(u64::MAX))
+}
+
+/// The generation of the agent that enrols in this Cluster now.
+fn next(cluster: &DynamicObject) -> u64 {
+    let annotations = cluster.metadata.annotations.as_ref();
+    let last = annotations.and_then(|annotations| annotations.get(GENERATION));
+    let last = generation(last.map(String::as_str));
+    last.saturating_add(u64::from(identity(cluster).is_some()))
+}
+
+/// Writes what the agent says of its cluster into the Cluster object, and which generation of its agents counts from now on.
+async fn claim(
+    host: &Host,
+    invited: &Invited,
+    facts: &Facts,
+    generation: u64,
+) -> Result<(), EnrolError> {
+    write(host, invited, |object| {
+        let status = &mut object.data["status"];
         status["uid"] = facts.uid.as_str().into();
         status["kubernetesVersion"] = facts.kubernetes_version.as_str().into();
+        if generation > 0 {
+            let annotations = object.metadata.annotations.get_or_insert_default();
+            annotations.insert(GENERATION.to_owned(), generation.to_string());
+        }
         true
     })
     .await
 }
 
-/// Takes back what [`claim`] wrote.
+/// Takes back what [`claim`] wrote of the cluster.
 async fn disclaim(host: &Host, invited: &Invited, facts: &Facts) -> Result<(), EnrolError> {
-    write_status(host, invited, |status| {
+    write(host, invited, |object| {
+        let status = &mut object.data["status"];
         let ours = status["uid"] == facts.uid.as_str();
         if let (true, Some(status)) = (ours, status.as_object_mut()) {
             status.remove("uid");
@@ -361,11 +394,11 @@ async fn disclaim(host: &Host, invited: &Invited, facts: &Facts) -> Result<(), E
     .await
 }
 
-/// Changes the status against the version that was read. The kind has no subresource for it.
-async fn write_status(
+/// Changes the Cluster against the version that was read. The kind has no subresource for its status.
+async fn write(
     host: &Host,
     invited: &Invited,
-    change: impl Fn(&mut serde_json::Value) -> bool,
+    change: impl Fn(&mut DynamicObject) -> bool,
 ) -> Result<(), EnrolError> {
     let api = clusters(host.client.clone());
     for _ in 0..TRIES {
@@ -373,7 +406,7 @@ async fn write_status(
         if !object.data["status"].is_object() {
             object.data["status"] = json!({});
         }
-        if !change(&mut object.data["status"]) {
+        if !change(&mut object) {
             return Ok(());
         }
         match api

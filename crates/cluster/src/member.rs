@@ -12,6 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Kubeconfig, SettingsError,
     doctor::{AGENT_CERTIFICATE, Expiry},
+    enrol,
     guard::AddressGuard,
     probe::Proven,
     trust,
@@ -158,6 +159,11 @@ impl Member {
             from: None,
             ends: self.tunnels.certificate_ends(&self.uid)?,
         })
+    }
+
+    /// How often its cluster has enrolled anew: agents from before that are not let in.
+    pub(crate) fn agent_generation(&self) -> u64 {
+        enrol::generation(self.annotation(enrol::GENERATION))
     }
 
     /// When the stored credential ends, or the certificate of its agent, where there is one that ends.

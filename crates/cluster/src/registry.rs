@@ -175,6 +175,9 @@ impl Registry {
                 self.forget(old);
             }
         }
+        for member in members.values() {
+            self.end_superseded(member);
+        }
         self.0.synced.send_replace(true);
         self.changed();
     }
@@ -198,6 +201,7 @@ impl Registry {
         if let Some(old) = old.filter(|old| old.uid != member.uid) {
             self.forget(&old);
         }
+        self.end_superseded(&member);
     }
 
     /// Forgets the member that this object described.
@@ -221,6 +225,12 @@ impl Registry {
             self.changed();
             self.forget(&old);
         }
+    }
+
+    /// What an agent opened goes when its cluster has enrolled anew.
+    fn end_superseded(&self, member: &Member) {
+        let tunnels = &self.0.shared.tunnels;
+        tunnels.close_before(&member.uid, member.agent_generation());
     }
 
     /// Nothing that goes on with a Cluster object survives it, its tunnels least of all.

@@ -276,6 +276,11 @@ impl Tunnels {
         self.0.sessions.close(uid);
     }
 
+    /// Ends the tunnels of this Cluster object that are held here and whose agents enrolled before this generation.
+    pub(crate) fn close_before(&self, uid: &str, generation: u64) {
+        self.0.sessions.close_before(uid, generation);
+    }
+
     /// What an upstream to this member dials with.
     pub(crate) fn dialler(&self, uid: &str, target: Target) -> Arc<dyn Dial> {
         Arc::new(Dialler {

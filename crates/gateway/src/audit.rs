@@ -53,10 +53,12 @@ pub trait Audit: Send + Sync + 'static {
 }
 
 impl Record {
-    /// Whether somebody asked for a change of the fleet: a join, a leave, a restore, a trust, a rotation. What nobody in particular asks for is
-    /// noise that anybody could make.
+    /// Whether somebody asked for a change of the fleet: a join, a leave, a restore, a trust, a rotation, a write of a Cluster object by whatever
+    /// client. What nobody in particular asks for is noise that anybody could make.
     fn changes_the_fleet(&self) -> bool {
-        self.path.starts_with("/kapis/hub.kubeaihub.io/")
+        let of_the_fleet = self.path.starts_with("/kapis/hub.kubeaihub.io/")
+            || self.object.group == "cluster.kubesphere.io";
+        of_the_fleet
             && !matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS")
             && !["", "system:anonymous"].contains(&self.user.as_str())
     }
@@ -121,8 +123,13 @@ mod tests {
     #[test]
     fn what_people_change_of_the_fleet_is_always_written() {
         let restore = "/kapis/hub.kubeaihub.io/v1/clusters/m/restore-access";
+        let clusters = "/apis/cluster.kubesphere.io/v1alpha1/clusters/m";
         for (method, path, user, always) in [
             ("POST", restore, "ann", true),
+            ("PATCH", clusters, "ann", true),
+            ("DELETE", clusters, "ann", true),
+            ("GET", clusters, "ann", false),
+            ("PATCH", clusters, "system:anonymous", false),
             (
                 "DELETE",
                 "/kapis/hub.kubeaihub.io/v1/clusters/m",
@@ -149,7 +156,10 @@ mod tests {
                 path: path.into(),
                 verb: String::new(),
                 cluster: String::new(),
-                object: Object::default(),
+                object: Object {
+                    group: path.split('/').nth(2).unwrap_or_default().into(),
+                    ..Object::default()
+                },
                 code: 200,
             };
             assert_eq!(record.changes_the_fleet(), always, "{method} {path} {user}");

@@ -143,6 +143,26 @@ fn a_cluster_joins_by_an_agent_and_leaves() {
     })
     .unwrap();
 
+    // Its certificate may have been stolen: it enrols anew, under another generation, and stays in the fleet.
+    let stolen = field(&member, &["secret", "kah-agent"], ".data.tls\\.crt");
+    let again = kah(&fleet, &["cluster", "join", "edge", "--agent", "--force"]);
+    assert_eq!(again.code, 0, "{again:?}");
+    let (_, anew) = again.stdout.trim_end().rsplit_once('/').unwrap();
+    let ran = apply(anew);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    until(Duration::from_secs(60), "edge enrols anew", || {
+        let cluster = ["clusters.cluster.kubesphere.io", "edge"];
+        let generation = ".metadata.annotations.hub\\.kubeaihub\\.io/agent-generation";
+        let kept = field(&member, &["secret", "kah-agent"], ".data.tls\\.crt");
+        let counted = field(&host, &cluster, generation) == "1";
+        (counted && !kept.is_empty() && kept != stolen).then_some(())
+    })
+    .unwrap();
+    until(Duration::from_secs(30), "edge lets people in again", || {
+        (kah(&fleet, &["doctor", "edge"]).code == 0).then_some(())
+    })
+    .unwrap();
+
     // Leaving cleans both sides up; what the agent may not remove is told.
     let left = kah(&fleet, &["cluster", "leave", "edge", "--yes"]);
     assert_eq!(left.code, 0, "{left:?}");
@@ -175,7 +195,7 @@ fn a_cluster_joins_by_an_agent_and_leaves() {
 
     // W4, D1: no token in any log.
     let log = ok(&host, &[OURS[0], OURS[1], "logs", &server_pod(&host)]);
-    for token in [dead, token] {
+    for token in [dead, token, anew.to_owned()] {
         assert!(!log.contains(token.rsplit('.').next().unwrap()));
     }
 }

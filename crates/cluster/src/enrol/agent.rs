@@ -278,7 +278,7 @@ pub async fn request(
 fn accept(hub: &Hub, enrolled: Enrolled, key: &str) -> Result<Agent, AgentError> {
     check_pin(&enrolled.authority, &hub.pin)?;
     match certifies(&enrolled.certificate, key) {
-        Some(Identity::Agent { cluster, .. }) if cluster == enrolled.cluster => {}
+        Some(Identity::Agent(agent)) if agent.cluster == enrolled.cluster => {}
         _ => return Err(AgentError::Answer("the certificate is not for this agent")),
     }
     Ok(Agent {

@@ -96,6 +96,8 @@ pub(super) struct Invited {
     pub(super) expires: Timestamp,
     /// The key that it was used with.
     used: Option<String>,
+    /// What that key's agent was enrolled as.
+    pub(super) generation: Option<u64>,
     secret: Secret,
 }
 
@@ -225,15 +227,17 @@ impl Invitations {
             // One that somebody has edited is no longer good.
             expires: expires.unwrap_or(Timestamp::UNIX_EPOCH),
             used: text("used"),
+            generation: text("generation").and_then(|text| text.parse().ok()),
             secret,
         })
     }
 
-    /// Marks the token as used by this key. Of several keys at once one gets through: the write holds only against the version that was read.
+    /// Marks the token as used by this key, for an agent of this generation. Of several keys at once one gets through: the write holds only against the version that was read.
     pub(super) async fn use_up(
         &self,
         invited: &Invited,
         key: &str,
+        generation: u64,
         now: Timestamp,
     ) -> Result<(), EnrolError> {
         if invited.is_used_by(key) {
@@ -243,6 +247,8 @@ impl Invitations {
         let mut secret = invited.secret.clone();
         let data = secret.data.get_or_insert_default();
         data.insert("used".to_owned(), ByteString(key.as_bytes().to_vec()));
+        let generation = generation.to_string().into_bytes();
+        data.insert("generation".to_owned(), ByteString(generation));
         let name = format!("{PREFIX}{}", invited.cluster);
         match self.0.replace(&name, &PostParams::default(), &secret).await {
             Ok(_) => Ok(()),

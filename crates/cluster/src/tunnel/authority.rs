@@ -25,7 +25,7 @@ use x509_parser::parse_x509_certificate;
 mod identity;
 mod tls;
 
-pub use identity::Identity;
+pub use identity::{AgentIdentity, Identity};
 pub use tls::client_config;
 
 /// The Secret that keeps the authority, in the host's namespace.
@@ -245,16 +245,12 @@ impl TunnelAuthority {
     pub fn issue_agent(
         &self,
         csr_pem: &str,
-        cluster: &str,
-        uid: &str,
+        agent: &AgentIdentity,
         now: Timestamp,
     ) -> Result<String, AuthorityError> {
         let request = read_request(csr_pem)?;
-        let identity = Identity::Agent {
-            cluster: cluster.to_owned(),
-            uid: uid.to_owned(),
-        };
-        let params = client(cluster, &identity, now)?;
+        let identity = Identity::Agent(agent.clone());
+        let params = client(&agent.cluster, &identity, now)?;
         Ok(params.signed_by(&request.public_key, &self.issuer)?.pem())
     }
 

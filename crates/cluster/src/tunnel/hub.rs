@@ -16,7 +16,7 @@ use tokio::{io::AsyncWriteExt, time::timeout};
 
 use super::{
     HubKeys, Tunnels,
-    authority::{AuthorityError, Identity},
+    authority::{AgentIdentity, AuthorityError, Identity},
     handshakes::Handshake,
     protocol::{ALPN, Answer, OpenError, Opening, Reason, Refusal, WORD, echo_beats, hear, say},
 };
@@ -166,7 +166,7 @@ pub(super) async fn greet(
     drop(handshake);
     count(&counters.accepted);
     let limits = match &identity {
-        Identity::Agent { .. } => tunnels.0.limits.session,
+        Identity::Agent(_) => tunnels.0.limits.session,
         Identity::Peer { .. } => SessionLimits {
             ours: 1,
             theirs: PEER_STREAMS,
@@ -175,10 +175,10 @@ pub(super) async fn greet(
     };
     let inner = &tunnels.0;
     let (held, incoming) = session(transport, Side::Accepted, limits, &inner.stop, &inner.tasks);
-    if let Identity::Agent { uid, .. } = &identity
-        && (!inner.sessions.add(uid, &held, ends) || admit_agent(registry, &identity).is_err())
+    if let Identity::Agent(agent) = &identity
+        && (!inner.sessions.add(agent, &held, ends) || admit_agent(registry, agent).is_err())
     {
-        // Another was faster, or the Cluster has gone meanwhile.
+        // Another was faster, or the Cluster has gone or enrolled anew meanwhile.
         held.close();
     }
     tracing::info!(identity = %identity.uri(), "a tunnel is up");
@@ -188,8 +188,8 @@ pub(super) async fn greet(
         // Whoever has a newer certificate comes back with it.
         () = tokio::time::sleep(left) => held.close(),
     }
-    if let Identity::Agent { uid, .. } = &identity {
-        inner.sessions.remove(uid, &held);
+    if let Identity::Agent(agent) = &identity {
+        inner.sessions.remove(&agent.uid, &held);
     }
     drop(admitted);
     tracing::info!(identity = %identity.uri(), "a tunnel has ended");
@@ -217,9 +217,9 @@ fn admit(tunnels: &Tunnels, registry: &Registry, identity: &Identity) -> Result<
             .try_acquire_owned()
             .map(Some)
             .map_err(|_| busy("as many replicas are connected as may be")),
-        Identity::Agent { uid, .. } => {
-            admit_agent(registry, identity)?;
-            if tunnels.0.sessions.of(uid).len() >= tunnels.0.limits.per_member {
+        Identity::Agent(agent) => {
+            admit_agent(registry, agent)?;
+            if tunnels.0.sessions.of(&agent.uid).len() >= tunnels.0.limits.per_member {
                 return Err(busy("the cluster has as many tunnels as it may"));
             }
             Ok(None)
@@ -227,11 +227,14 @@ fn admit(tunnels: &Tunnels, registry: &Registry, identity: &Identity) -> Result<
     }
 }
 
-/// A certificate is for one Cluster object: one of the same name that was created anew is another cluster.
-fn admit_agent(registry: &Registry, identity: &Identity) -> Result<(), Refusal> {
-    let Identity::Agent { cluster, uid } = identity else {
-        return Ok(());
-    };
+/// A certificate is for one Cluster object: one of the same name that was created anew is another cluster. Of those for one object the last
+/// enrolment counts; a certificate of a later one than is known here yet is as good, because nobody else signs any.
+fn admit_agent(registry: &Registry, agent: &AgentIdentity) -> Result<(), Refusal> {
+    let AgentIdentity {
+        cluster,
+        uid,
+        generation,
+    } = agent;
     let words = match registry.get(cluster) {
         None => format!("{cluster} is not a cluster of this hub"),
         Some(member) if member.uid() != uid => {
@@ -241,6 +244,12 @@ fn admit_agent(registry: &Registry, identity: &Identity) -> Result<(), Refusal> 
         }
         Some(member) if !matches!(member.route(), Ok(Route::Tunnel(_))) => {
             format!("this hub does not reach {cluster} by a tunnel")
+        }
+        Some(member) if *generation < member.agent_generation() => {
+            let words = format!(
+                "{cluster} has enrolled anew since, and this certificate is from before that"
+            );
+            return Err(Refusal::new(Reason::Superseded, words));
         }
         Some(_) => return Ok(()),
     };
@@ -265,11 +274,14 @@ async fn answer(tunnels: &Tunnels, hub: &Hub, identity: &Identity, mut stream: S
     };
     let word = match (identity, opening) {
         (_, Opening::Heartbeat) => return echo_beats(stream).await,
-        (Identity::Agent { cluster, uid }, Opening::Renew { csr }) => {
+        (Identity::Agent(agent), Opening::Renew { csr }) => {
             let now = hub.keys.clock.now();
-            // The names are those of the session, whatever the request says.
-            match hub.keys.authority.issue_agent(&csr, cluster, uid, now) {
-                Ok(chain) => Answer::Certificate(chain),
+            // The names and the generation are those of the session, whatever the request says and whoever has enrolled meanwhile.
+            match hub.keys.authority.issue_agent(&csr, agent, now) {
+                Ok(chain) => {
+                    tracing::info!(identity = %identity.uri(), "renewed an agent's certificate");
+                    Answer::Certificate(chain)
+                }
                 Err(error) => Answer::No(Refusal::new(Reason::Failed, crate::with_causes(&error))),
             }
         }

@@ -78,6 +78,8 @@ pub struct Refusal {
 pub enum Reason {
     /// The Cluster that the certificate names is not, or no longer, a member of this host.
     UnknownCluster,
+    /// The cluster has enrolled anew after the certificate was issued.
+    Superseded,
     /// Nobody here holds a tunnel of that member.
     NoTunnel,
     /// The agent cannot reach what the stream was to lead to.

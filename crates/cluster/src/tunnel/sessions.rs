@@ -9,11 +9,15 @@ use jiff::Timestamp;
 use kah_net::tunnel::Session;
 use tokio::sync::watch;
 
+use super::authority::AgentIdentity;
+
 /// A tunnel, and when the certificate ends that its agent showed.
 #[derive(Debug)]
 struct Held {
     session: Session,
     ends: Timestamp,
+    /// Of the agent's enrolment.
+    generation: u64,
 }
 
 /// By UID of the Cluster object: another object of the same name is another member.
@@ -39,9 +43,9 @@ impl Sessions {
     }
 
     /// Takes one more, whose agent showed a certificate that ends then; `false` where a member has as many as it may.
-    pub(crate) fn add(&self, uid: &str, session: &Session, ends: Timestamp) -> bool {
+    pub(crate) fn add(&self, agent: &AgentIdentity, session: &Session, ends: Timestamp) -> bool {
         let mut held = self.held();
-        let sessions = held.entry(uid.to_owned()).or_default();
+        let sessions = held.entry(agent.uid.clone()).or_default();
         sessions.retain(|held| !held.session.is_closed());
         if sessions.len() >= self.per_member {
             return false;
@@ -50,6 +54,7 @@ impl Sessions {
         sessions.push(Held {
             session: session.clone(),
             ends,
+            generation: agent.generation,
         });
         let news = before.is_none_or(|before| before < ends);
         drop(held);
@@ -93,6 +98,15 @@ impl Sessions {
     pub(crate) fn close(&self, uid: &str) {
         for session in self.of(uid) {
             session.close();
+        }
+    }
+
+    /// Ends those of one member whose agents enrolled before this generation.
+    pub(crate) fn close_before(&self, uid: &str, generation: u64) {
+        for held in self.held().get(uid).into_iter().flatten() {
+            if held.generation < generation {
+                held.session.close();
+            }
         }
     }
 

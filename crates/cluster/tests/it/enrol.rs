@@ -12,10 +12,13 @@ use kah_api::seed::{self, Role};
 use kah_cluster::{
     Host,
     enrol::{
-        self, Application, EnrolError, Enrolled, Facts, Invitation, Invite, Token, enrol, invite,
+        self, Application, EnrolError, Enrolled, Facts, GENERATION, Invitation, Invite, Token,
+        enrol, invite,
     },
     join::JoinError,
-    tunnel::authority::{self, Identity, SECRET, TunnelAuthority, certifies, check_pin},
+    tunnel::authority::{
+        self, AgentIdentity, Identity, SECRET, TunnelAuthority, certifies, check_pin,
+    },
 };
 use kah_localkube::Cluster;
 use kube::{
@@ -70,19 +73,26 @@ impl Stage {
     }
 
     async fn invite(&self, name: &str) -> Result<Invitation, EnrolError> {
-        let wanted = Invite {
-            name: name.to_owned(),
-            hub: "https://hub.example.org".to_owned(),
-            insecure_hub: false,
-            proxy: None,
-            image: None,
-            again: false,
-        };
-        invite(&self.host, &wanted).await
+        invite(&self.host, &wanted(name, false)).await
+    }
+
+    async fn invite_again(&self, name: &str) -> Invitation {
+        invite(&self.host, &wanted(name, true)).await.unwrap()
     }
 
     async fn status(&self, name: &str) -> serde_json::Value {
         self.clusters.get(name).await.unwrap().data["status"].clone()
+    }
+}
+
+fn wanted(name: &str, again: bool) -> Invite {
+    Invite {
+        name: name.to_owned(),
+        hub: "https://hub.example.org".to_owned(),
+        insecure_hub: false,
+        proxy: None,
+        image: None,
+        again,
     }
 }
 
@@ -150,10 +160,7 @@ async fn a_member_is_invited_and_enrols() {
     let (application, key) = application(&invitation.token, facts("uid-m"));
     let enrolled = enrol(&stage.host, &application).await.unwrap();
     let object = stage.clusters.get("m").await.unwrap();
-    let identity = Identity::Agent {
-        cluster: "m".to_owned(),
-        uid: object.uid().unwrap(),
-    };
+    let identity = Identity::Agent(AgentIdentity::first("m", &object.uid().unwrap()));
     assert_eq!(certifies(&enrolled.certificate, &key), Some(identity));
     assert_eq!(
         stage.status("m").await,
@@ -234,15 +241,7 @@ async fn j15_a_token_is_used_once_short_lived_and_bound_to_one_cluster() {
         matches!(taken, Err(EnrolError::Join(JoinError::Taken(_)))),
         "{taken:?}"
     );
-    let again = Invite {
-        name: "m".to_owned(),
-        hub: "https://hub.example.org".to_owned(),
-        insecure_hub: false,
-        proxy: None,
-        image: None,
-        again: true,
-    };
-    let again = invite(&stage.host, &again).await.unwrap();
+    let again = stage.invite_again("m").await;
     let (other, _) = application(&again.token, facts("uid-other"));
     assert!(matches!(
         enrol(&stage.host, &other).await,
@@ -276,6 +275,37 @@ async fn j15_a_token_is_used_once_short_lived_and_bound_to_one_cluster() {
         enrol(&stage.host, &stolen).await,
         Err(EnrolError::TokenUnknown)
     ));
+}
+
+#[tokio::test]
+async fn t2_each_new_enrolment_ends_the_certificates_of_those_before() {
+    let stage = Stage::new().await;
+    let counted = async |invitation: &Invitation| {
+        let (application, key) = application(&invitation.token, facts("uid-m"));
+        let mut generations = Vec::new();
+        // The answer may have been lost: whoever repeats the request gets the same.
+        for _ in 0..2 {
+            let enrolled = enrol(&stage.host, &application).await.unwrap();
+            match certifies(&enrolled.certificate, &key) {
+                Some(Identity::Agent(agent)) => generations.push(agent.generation),
+                other => panic!("{other:?}"),
+            }
+        }
+        let annotations = stage.clusters.get("m").await.unwrap().annotations().clone();
+        (generations, annotations.get(GENERATION).cloned())
+    };
+    let first = stage.invite("m").await.unwrap();
+    assert_eq!(counted(&first).await, (vec![0, 0], None));
+    for round in 1..=2 {
+        // An invitation alone ends nothing.
+        let again = stage.invite_again("m").await;
+        let before = (round > 1).then(|| (round - 1).to_string());
+        let object = stage.clusters.get("m").await.unwrap();
+        assert_eq!(object.annotations().get(GENERATION), before.as_ref());
+        let expected = (vec![round, round], Some(round.to_string()));
+        assert_eq!(counted(&again).await, expected);
+    }
+    assert_eq!(stage.status("m").await["uid"], "uid-m");
 }
 
 #[tokio::test]

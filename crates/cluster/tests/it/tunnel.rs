@@ -28,7 +28,7 @@ use kah_cluster::{
     retry::Retry,
     tunnel::{
         HubKeys, Link, NotAccepted, TunnelLimits, Tunnels,
-        authority::{TunnelAuthority, private_key, request_certificate},
+        authority::{AgentIdentity, TunnelAuthority, private_key, request_certificate},
     },
 };
 use kah_iam::clock::{Clock, SystemClock};
@@ -192,10 +192,15 @@ pub struct InMemory(pub Arc<Mutex<Credentials>>);
 impl InMemory {
     /// What an agent of this Cluster object gets of this authority at that time.
     pub fn issued(authority: &TunnelAuthority, name: &str, uid: &str, at: Timestamp) -> Self {
+        Self::issued_to(authority, &AgentIdentity::first(name, uid), at)
+    }
+
+    /// What this agent gets of this authority at that time.
+    pub fn issued_to(authority: &TunnelAuthority, agent: &AgentIdentity, at: Timestamp) -> Self {
         let key = private_key().unwrap();
         let csr = request_certificate(&key).unwrap();
         Self(Arc::new(Mutex::new(Credentials {
-            chain: authority.issue_agent(&csr, name, uid, at).unwrap(),
+            chain: authority.issue_agent(&csr, agent, at).unwrap(),
             key,
             authority: authority.ca_pem().to_owned(),
         })))

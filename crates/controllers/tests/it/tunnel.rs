@@ -16,7 +16,7 @@ use kah_cluster::{
     retry::Retry,
     tunnel::{
         HubKeys,
-        authority::{TunnelAuthority, private_key, request_certificate},
+        authority::{AgentIdentity, TunnelAuthority, private_key, request_certificate},
     },
 };
 use kah_iam::SystemClock;
@@ -86,7 +86,7 @@ async fn start(
         pin: authority.pin().to_owned(),
         store: Arc::new(Fixed(Credentials {
             chain: authority
-                .issue_agent(&csr, "m", uid, Timestamp::now())
+                .issue_agent(&csr, &AgentIdentity::first("m", uid), Timestamp::now())
                 .unwrap(),
             key,
             authority: authority.ca_pem().to_owned(),

@@ -18,7 +18,9 @@ use kah_api::{
     iam::{GlobalRoleBinding, PLATFORM_ADMIN, User, UserSpec, UserStatus},
     time::GoDuration,
 };
-use kah_cluster::tunnel::authority::{TunnelAuthority, private_key, request_certificate};
+use kah_cluster::tunnel::authority::{
+    AgentIdentity, TunnelAuthority, private_key, request_certificate,
+};
 use kah_gateway::{Encryption, ROUTES, ServerLimits, Sessions, serve};
 use kah_iam::{
     Authentication, Clock, GlobalRoles, HostTrust, MemoryCache, SigningKeys, SystemClock,
@@ -422,7 +424,11 @@ async fn with_certificate(
     let key = private_key().unwrap();
     let csr = request_certificate(&key).unwrap();
     let chain = tunnels
-        .issue_agent(&csr, "m1", "uid-m1", Timestamp::now())
+        .issue_agent(
+            &csr,
+            &AgentIdentity::first("m1", "uid-m1"),
+            Timestamp::now(),
+        )
         .unwrap();
     let mut roots = rustls::RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(outer.pem().as_bytes()).unwrap();

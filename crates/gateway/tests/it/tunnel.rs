@@ -9,7 +9,7 @@ use kah_cluster::{
     retry::Retry,
     tunnel::{
         HubKeys, Link, PATH,
-        authority::{TunnelAuthority, private_key, request_certificate},
+        authority::{AgentIdentity, TunnelAuthority, private_key, request_certificate},
     },
 };
 use kah_gateway::{ServerLimits, serve};
@@ -63,7 +63,11 @@ pub async fn dial_in(
     let key = private_key().unwrap();
     let csr = request_certificate(&key).unwrap();
     let chain = authority
-        .issue_agent(&csr, "far", "uid-far", Timestamp::now())
+        .issue_agent(
+            &csr,
+            &AgentIdentity::first("far", "uid-far"),
+            Timestamp::now(),
+        )
         .unwrap();
     let mut config = kube::Config::new(room.kube.address.parse().unwrap());
     config.auth_info.token = Some("agents-account".to_owned().into());

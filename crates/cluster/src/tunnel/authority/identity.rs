@@ -3,16 +3,35 @@
 use rustls::pki_types::CertificateDer;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
+/// The agent of a member.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AgentIdentity {
+    /// Name of the Cluster.
+    pub cluster: String,
+    /// UID of the Cluster object: a cluster that leaves and comes back under its name is another one.
+    pub uid: String,
+    /// How often the cluster has enrolled anew before this agent did. What was issued before the last time is good for nothing, so that a certificate
+    /// which somebody took ends without the cluster leaving.
+    pub generation: u64,
+}
+
+impl AgentIdentity {
+    /// The one that enrols first.
+    #[must_use]
+    pub fn first(cluster: &str, uid: &str) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            uid: uid.to_owned(),
+            generation: 0,
+        }
+    }
+}
+
 /// Who holds a certificate of the authority.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
     /// The agent of a member.
-    Agent {
-        /// Name of the Cluster.
-        cluster: String,
-        /// UID of the Cluster object: a cluster that leaves and comes back under its name is another one.
-        uid: String,
-    },
+    Agent(AgentIdentity),
     /// A replica of the host.
     Peer {
         /// Its name.
@@ -25,7 +44,16 @@ impl Identity {
     #[must_use]
     pub fn uri(&self) -> String {
         match self {
-            Self::Agent { cluster, uid } => format!("kubeaihub:agent:{cluster}:{uid}"),
+            Self::Agent(AgentIdentity {
+                cluster,
+                uid,
+                generation: 0,
+            }) => format!("kubeaihub:agent:{cluster}:{uid}"),
+            Self::Agent(AgentIdentity {
+                cluster,
+                uid,
+                generation,
+            }) => format!("kubeaihub:agent:{cluster}:{uid}:{generation}"),
             Self::Peer { replica } => format!("kubeaihub:peer:{replica}"),
         }
     }
@@ -46,18 +74,20 @@ impl Identity {
         let (Some(uri), None) = (uris.next(), uris.next()) else {
             return None;
         };
-        let mut words = uri.strip_prefix("kubeaihub:")?.split(':');
-        let identity = match (words.next()?, words.next()?, words.next(), words.next()) {
-            ("agent", cluster, Some(uid), None) => Self::Agent {
-                cluster: cluster.to_owned(),
-                uid: uid.to_owned(),
-            },
-            ("peer", replica, None, None) => Self::Peer {
-                replica: replica.to_owned(),
+        let words: Vec<&str> = uri.strip_prefix("kubeaihub:")?.split(':').collect();
+        let identity = match words.as_slice() {
+            ["agent", cluster, uid] => Self::Agent(AgentIdentity::first(cluster, uid)),
+            ["agent", cluster, uid, generation] => Self::Agent(AgentIdentity {
+                generation: generation.parse().ok()?,
+                ..AgentIdentity::first(cluster, uid)
+            }),
+            ["peer", replica] => Self::Peer {
+                replica: (*replica).to_owned(),
             },
             _ => return None,
         };
-        identity.is_plain().then_some(identity)
+        // One identity has one form.
+        (identity.is_plain() && identity.uri() == uri).then_some(identity)
     }
 
     /// Nothing in it could be read as something else.
@@ -69,7 +99,7 @@ impl Identity {
                     .all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
         };
         match self {
-            Self::Agent { cluster, uid } => plain(cluster) && plain(uid),
+            Self::Agent(agent) => plain(&agent.cluster) && plain(&agent.uid),
             Self::Peer { replica } => plain(replica),
         }
     }

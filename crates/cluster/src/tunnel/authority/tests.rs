@@ -31,7 +31,9 @@ fn clock() -> Arc<Hands> {
 fn agent(authority: &TunnelAuthority, now: Timestamp) -> Issued {
     let key = private_key().unwrap();
     let csr = request_certificate(&key).unwrap();
-    let chain = authority.issue_agent(&csr, "m", "uid-1", now).unwrap();
+    let chain = authority
+        .issue_agent(&csr, &AgentIdentity::first("m", "uid-1"), now)
+        .unwrap();
     Issued { chain, key }
 }
 
@@ -74,10 +76,7 @@ fn agents_and_peers_are_known_by_their_certificates() {
     let own = agent(&authority, now);
     let config = client_config(authority.ca_pem(), authority.pin(), &own, clock.clone()).unwrap();
     let known = handshake(&authority, config, &clock).unwrap();
-    let expected = Identity::Agent {
-        cluster: "m".to_owned(),
-        uid: "uid-1".to_owned(),
-    };
+    let expected = Identity::Agent(AgentIdentity::first("m", "uid-1"));
     assert_eq!(known, Some(expected));
     let peer = authority.issue_peer("replica-0", now).unwrap();
     let config = client_config(authority.ca_pem(), authority.pin(), &peer, clock.clone()).unwrap();
@@ -172,21 +171,17 @@ fn what_a_request_asks_for_is_ignored() {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let mut params = CertificateParams::new(vec!["hub.example.org".to_owned()]).unwrap();
     params.distinguished_name = common_name("system:masters");
-    let other = Identity::Agent {
-        cluster: "other".to_owned(),
-        uid: "u".to_owned(),
-    };
+    let other = Identity::Agent(AgentIdentity::first("other", "u"));
     params
         .subject_alt_names
         .push(SanType::URI(other.uri().try_into().unwrap()));
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let csr = params.serialize_request(&key).unwrap().pem().unwrap();
-    let issued = authority.issue_agent(&csr, "m", "uid-1", now).unwrap();
+    let issued = authority
+        .issue_agent(&csr, &AgentIdentity::first("m", "uid-1"), now)
+        .unwrap();
     let certificate = &chain(&issued).unwrap()[0];
-    let expected = Identity::Agent {
-        cluster: "m".to_owned(),
-        uid: "uid-1".to_owned(),
-    };
+    let expected = Identity::Agent(AgentIdentity::first("m", "uid-1"));
     assert_eq!(Identity::of(certificate), Some(expected));
     let (_, parsed) = parse_x509_certificate(certificate).unwrap();
     assert_eq!(parsed.subject().to_string(), "CN=m");
@@ -199,8 +194,41 @@ fn what_a_request_asks_for_is_ignored() {
             .server_auth
     );
     // The same key again is another certificate.
-    let again = authority.issue_agent(&csr, "m", "uid-1", now).unwrap();
+    let again = authority
+        .issue_agent(&csr, &AgentIdentity::first("m", "uid-1"), now)
+        .unwrap();
     assert_ne!(issued, again);
+}
+
+#[test]
+fn an_agent_of_a_later_enrolment_is_another_and_each_has_one_form() {
+    let now = clock().now();
+    let authority = TunnelAuthority::in_memory(now).unwrap();
+    let csr = request_certificate(&private_key().unwrap()).unwrap();
+    let later = AgentIdentity {
+        generation: 7,
+        ..AgentIdentity::first("m", "u")
+    };
+    let issued = authority.issue_agent(&csr, &later, now).unwrap();
+    let read = Identity::of(&chain(&issued).unwrap()[0]);
+    assert_eq!(read, Some(Identity::Agent(later)));
+    for (uri, is_one) in [
+        ("kubeaihub:agent:m:u", true),
+        ("kubeaihub:agent:m:u:7", true),
+        ("kubeaihub:agent:m:u:0", false),
+        ("kubeaihub:agent:m:u:07", false),
+        ("kubeaihub:agent:m:u:+7", false),
+        ("kubeaihub:agent:m:u:", false),
+        ("kubeaihub:agent:m:u:7:7", false),
+        ("kubeaihub:agent:m", false),
+        ("kubeaihub:peer:m:u", false),
+    ] {
+        let name = SanType::URI(uri.try_into().unwrap());
+        let params = certificate("m", name, ExtendedKeyUsagePurpose::ClientAuth, now).unwrap();
+        let issued = authority.with_key(params).unwrap();
+        let read = Identity::of(&chain(&issued.chain).unwrap()[0]);
+        assert_eq!(read.is_some(), is_one, "{uri} {read:?}");
+    }
 }
 
 #[test]
@@ -216,7 +244,7 @@ fn j16_what_is_no_request_or_no_name_is_not_signed() {
         ("m", "ü"),
         ("m\n", "u"),
     ] {
-        let refused = authority.issue_agent(&csr, cluster, uid, now);
+        let refused = authority.issue_agent(&csr, &AgentIdentity::first(cluster, uid), now);
         assert!(
             matches!(refused, Err(AuthorityError::Name(_))),
             "{cluster:?} {uid:?}"
@@ -241,7 +269,7 @@ fn j16_what_is_no_request_or_no_name_is_not_signed() {
         forged,
         format!("{csr}{}", " ".repeat(LARGEST_REQUEST)),
     ] {
-        let refused = authority.issue_agent(&request, "m", "u", now);
+        let refused = authority.issue_agent(&request, &AgentIdentity::first("m", "u"), now);
         assert!(matches!(refused, Err(AuthorityError::Request)), "{request}");
     }
     for shown in [

@@ -9,9 +9,13 @@ use http_body_util::BodyExt;
 use kah_cluster::{
     AccessCode,
     agent::{Credentials, Settings, Store, Stored, TunnelError, check},
+    enrol::GENERATION,
     tunnel::{
         Link, PATH, TunnelLimits,
-        authority::{SERVER_NAME, TunnelAuthority, client_config, expires},
+        authority::{
+            AgentIdentity, Identity, SERVER_NAME, TunnelAuthority, certifies, client_config,
+            expires,
+        },
     },
 };
 use kah_net::{
@@ -104,6 +108,60 @@ async fn t6_a_cluster_that_was_created_anew_is_another() {
     new.forward(get(), hop("/x")).await.unwrap();
     replica.registry.delete(&dialled("m", "new"));
     held(&replica, "new", 0).await;
+}
+
+/// Somebody has taken an agent's certificate with its key. The cluster enrols anew, and stays in the fleet.
+#[tokio::test]
+async fn t2_a_stolen_certificate_ends_when_its_cluster_enrols_anew() {
+    let (authority, front) = (authority(), Front::new().await);
+    let replica = Replica::new(TunnelLimits::default(), vec![dialled("m", "1")]);
+    let replica = front.answers(replica.serving(&authority));
+    let stolen = InMemory::issued(&authority, "m", "1", now());
+    let (word, thief) = raw(&front, &authority, &stolen).await;
+    assert_eq!(word, json!("yes"));
+    held(&replica, "1", 1).await;
+
+    // The host's other replica has enrolled it, and this one has not heard of that yet.
+    let anew = AgentIdentity {
+        generation: 2,
+        ..AgentIdentity::first("m", "1")
+    };
+    let store = InMemory::issued_to(&authority, &anew, now());
+    let (word, session) = raw(&front, &authority, &store).await;
+    assert_eq!(word, json!("yes"));
+    held(&replica, "1", 2).await;
+
+    // Now it has: what the thief holds ends, and nothing else.
+    let mut object = dialled("m", "1");
+    let annotations = object.metadata.annotations.get_or_insert_default();
+    annotations.insert(GENERATION.to_owned(), "2".to_owned());
+    replica.registry.apply(&object);
+    let gone = tokio::time::timeout(Duration::from_secs(10), thief.closed());
+    gone.await.unwrap();
+    held(&replica, "1", 1).await;
+    assert!(!session.is_closed());
+    for before in [0, 1] {
+        let generation = AgentIdentity {
+            generation: before,
+            ..anew.clone()
+        };
+        let store = InMemory::issued_to(&authority, &generation, now());
+        let error = checked(&front, authority.pin(), &store).await.unwrap_err();
+        assert!(error.is_refusal(), "{error:?}");
+        let words = kah_cluster::with_causes(&error);
+        assert!(words.contains("m has enrolled anew since"), "{words}");
+    }
+    // What is renewed is of the same generation: it can neither be won nor lost by renewing.
+    let key = kah_cluster::tunnel::authority::private_key().unwrap();
+    let csr = kah_cluster::tunnel::authority::request_certificate(&key).unwrap();
+    let answer = ask(&session, json!({"renew": {"csr": csr}})).await;
+    let renewed = certifies(answer["certificate"].as_str().unwrap(), &key);
+    assert_eq!(renewed, Some(Identity::Agent(anew)));
+    // Also where a whole list is taken as the truth, as after a watch was cut off; and what is no number lets nobody in.
+    let annotations = object.metadata.annotations.get_or_insert_default();
+    annotations.insert(GENERATION.to_owned(), "many".to_owned());
+    replica.registry.replace(vec![object]);
+    held(&replica, "1", 0).await;
 }
 
 #[tokio::test]
