@@ -9,6 +9,8 @@ pub const MEMBER_REFUSAL_HEADER: &str = "X-KubeAIHub-Member-Refusal";
 
 /// The cause of a refused restore: another one is at work.
 pub const RESTORE_UNDER_WAY: &str = "RestoreUnderWay";
+/// The cause of a refused join: somebody else joins the same cluster.
+pub const JOIN_UNDER_WAY: &str = "JoinUnderWay";
 /// The cause of a refused restore: what is to be done is no longer what was agreed to.
 pub const PLAN_CHANGED: &str = "PlanChanged";
 /// The cause of a refused restore: another authority signs what the member shows. Its message is the fingerprint of that one and nothing else.

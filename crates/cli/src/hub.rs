@@ -77,10 +77,10 @@ impl Answer {
             (StatusCode::FORBIDDEN, _) => {
                 Failure::new(said, "Ask an administrator of the host to run this.")
             }
-            (StatusCode::CONFLICT, _) => Failure::new(said, next.conflict),
             (_, Some(remedy)) if !remedy.is_empty() => {
                 Failure::new(said, remedy.replace("CLUSTER", next.cluster))
             }
+            (StatusCode::CONFLICT, _) => Failure::new(said, next.conflict),
             _ => Failure::new(said, next.otherwise),
         })
     }
@@ -90,7 +90,7 @@ impl Answer {
 pub struct Next<'a> {
     /// Stands for the word CLUSTER in the host's own remedy.
     pub cluster: &'a str,
-    /// Where somebody else is at it.
+    /// Where somebody else is at it, and the host says nothing more.
     pub conflict: &'a str,
     /// Where the host says nothing.
     pub otherwise: &'a str,

@@ -197,12 +197,6 @@ fn understand(name: &str, answer: &Answer) -> Result<Value, Failure> {
             );
         }
         (_, Some(remedy)) if !remedy.is_empty() => remedy.to_owned(),
-        _ if answer.message().contains("does not offer federated trust") => {
-            "Join it with --trust shared-secret, if it may see users' own tokens.".into()
-        }
-        _ if answer.message().contains("does not say what trust it offers") => {
-            "Try again; if it stays, look at its ks-apiserver, or decide with --trust.".into()
-        }
         (StatusCode::CONFLICT, _) => "See what there is with `kah cluster list`.".into(),
         (StatusCode::NOT_FOUND, _) => "See what there is with `kah cluster list`.".into(),
         (StatusCode::FORBIDDEN, _) => "Ask an administrator of the host to run this.".into(),
@@ -226,4 +220,37 @@ fn understand(name: &str, answer: &Answer) -> Result<Value, Failure> {
         _ => "Look at the logs of ks-apiserver on the host.".into(),
     };
     Err(Failure::new(said, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_says_to_do_comes_before_what_the_command_knows() {
+        let refused = |status: StatusCode, body: Value| {
+            let answer = Answer {
+                status,
+                refusal: None,
+                body: body.to_string().into(),
+            };
+            understand("m", &answer).unwrap_err()
+        };
+        let cause = |reason: &str, message: &str| json!({"message": "no", "details": {"causes": [{"reason": reason, "message": message}]}});
+        for (body, said) in [
+            (
+                cause("JoinUnderWay", "Try again in 12 s."),
+                "m: no\nTry again in 12 s.",
+            ),
+            (cause("", "Use --force."), "m: no\nUse --force."),
+            (
+                json!({"message": "no"}),
+                "m: no\nSee what there is with `kah cluster list`.",
+            ),
+        ] {
+            let failure = refused(StatusCode::CONFLICT, body);
+            assert_eq!(failure.to_string(), said);
+            assert_eq!(failure.code(), Exit::Failed as u8);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{convert::Infallible, path::PathBuf, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use kah_api::access::{AUTHORITY_CHANGED, PLAN_CHANGED};
+use kah_api::access::AUTHORITY_CHANGED;
 
 use crate::failure::Failure;
 use crate::hub::{Answer, Hub, Next};
@@ -128,17 +128,13 @@ fn step(object: &Value) -> Option<&'static str> {
 }
 
 fn understand(cluster: &str, answer: &Answer) -> Result<Value, Failure> {
-    let again = format!("Run `kah restore-access {cluster}` again and look at the new plan.");
-    let conflict = match answer.cause(PLAN_CHANGED) {
-        Some(_) => &again,
-        None => "Try again in a minute; what was cut off is finished then.",
-    };
+    let look = format!("Look with `kah doctor {cluster}`.");
     answer.understood(
         &format!("Access to {cluster} was not restored"),
         &Next {
             cluster,
-            conflict,
-            otherwise: &format!("Look with `kah doctor {cluster}`."),
+            conflict: &look,
+            otherwise: &look,
         },
     )
 }
@@ -250,11 +246,9 @@ mod tests {
         };
         let body = r#"{"message":"no","details":{"causes":[{"reason":"ClockSkew","message":"Set the clocks."}]}}"#;
         assert!(refusal(422, body).ends_with("\nSet the clocks."));
-        assert!(refusal(409, r#"{"message":"busy"}"#).contains("Try again"));
-        let busy = r#"{"message":"busy","details":{"causes":[{"reason":"RestoreUnderWay"}]}}"#;
-        assert!(refusal(409, busy).contains("Try again"));
-        let other = r#"{"message":"changed","details":{"causes":[{"reason":"PlanChanged","message":"x"}]}}"#;
-        assert!(refusal(409, other).ends_with("again and look at the new plan."));
+        let busy = r#"{"message":"busy","details":{"causes":[{"reason":"RestoreUnderWay","message":"Try again."}]}}"#;
+        assert!(refusal(409, busy).ends_with(": busy\nTry again."));
+        assert!(refusal(409, r#"{"message":"busy"}"#).contains("kah doctor m"));
         assert!(refusal(502, "{}").contains("kah doctor m"));
     }
 

@@ -25,6 +25,7 @@ use crate::{
     doctor::OLDEST,
     host::clusters,
     join::{self, JoinError},
+    retry::TRIES,
     trust::WANTED,
     tunnel::authority::{AgentIdentity, AuthorityError, TunnelAuthority, request_key},
 };
@@ -32,8 +33,6 @@ use token::{Invitations, Invited};
 
 /// The annotation of a Cluster that says how often it has enrolled anew: agents from before that are not let in.
 pub const GENERATION: &str = "hub.kubeaihub.io/agent-generation";
-/// Tries of a write that somebody else came before.
-const TRIES: usize = 8;
 
 /// Why an invitation or an enrolment is refused. Unless it says otherwise, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -269,7 +268,6 @@ pub async fn enrol(host: &Host, application: &Application) -> Result<Enrolled, E
     if identity(&cluster).is_some_and(|known| known != facts.uid) {
         return Err(EnrolError::Other(invited.cluster.clone()));
     }
-    join::refuse_known(host, &facts.uid, Some(&invited.cluster)).await?;
     let authority = TunnelAuthority::open(&host.client, now).await?;
     let agent = AgentIdentity {
         // Whoever repeats a request is what the first made it.
@@ -277,16 +275,24 @@ pub async fn enrol(host: &Host, application: &Application) -> Result<Enrolled, E
         ..AgentIdentity::first(&invited.cluster, &invited.uid)
     };
     let certificate = authority.issue_agent(&application.csr, &agent, now)?;
-    // From here on the token is used up: exactly one key gets past.
-    invitations
-        .use_up(&invited, &key, agent.generation, now)
-        .await?;
-    claim(host, &invited, facts, agent.generation).await?;
-    // Two Clusters that enrol the same cluster at the same time: both have claimed it by now, and at least one of them sees the other.
-    if let Err(error) = join::refuse_known_stored(host, &facts.uid, Some(&invited.cluster)).await {
-        disclaim(host, &invited, facts).await?;
-        return Err(error.into());
-    }
+    // Nobody joins it by its kubeconfig meanwhile: a join that fails would take from the cluster what it is told after this.
+    let admitted = async {
+        join::refuse_known(host, &facts.uid, Some(&invited.cluster)).await?;
+        // From here on the token is used up: exactly one key gets past.
+        invitations
+            .use_up(&invited, &key, agent.generation, now)
+            .await?;
+        claim(host, &invited, facts, agent.generation).await?;
+        // Two Clusters of the same cluster, one of them made without a join: both have claimed it by now, and at least one of them sees the other.
+        if let Err(error) =
+            join::refuse_known_stored(host, &facts.uid, Some(&invited.cluster)).await
+        {
+            disclaim(host, &invited, facts).await?;
+            return Err(error.into());
+        }
+        Ok::<_, EnrolError>(())
+    };
+    join::claim::alone(host, &facts.uid, Box::pin(admitted)).await?;
     Ok(Enrolled {
         cluster: invited.cluster,
         uid: invited.uid,

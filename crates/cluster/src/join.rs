@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod actions;
+pub(crate) mod claim;
 mod clean;
 mod remedy;
 
@@ -35,7 +36,7 @@ const AT_ONCE: usize = 16;
 /// A Cluster's name is a label and part of paths.
 const LONGEST_NAME: usize = 63;
 
-/// Why a cluster did not join, or leave. Nothing was written then.
+/// Why a cluster did not join, or leave. Unless it says otherwise, nothing was written then.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
@@ -80,6 +81,17 @@ pub enum JoinError {
     /// It did not say who it is in time.
     #[error("the cluster did not say its identity within {} s", ANSWER.as_secs())]
     Silent,
+    /// Somebody else is at it, or was a moment ago. Nothing was begun.
+    #[error("the cluster is being joined by somebody else at this moment: wait for that to end")]
+    UnderWay {
+        /// Until what was cut off holds nobody up any more.
+        seconds: u64,
+    },
+    /// Others may join it by now. What was begun is still there.
+    #[error(
+        "the join was broken off: the host could not keep others from joining the cluster meanwhile"
+    )]
+    BrokenOff,
 }
 
 impl JoinError {
@@ -93,9 +105,11 @@ impl JoinError {
                 TrustError::NotAccepted { code, .. } => {
                     let code = code.map_or_else(String::new, |code| format!(": {code}"));
                     format!(
-                        "the member does not accept the host's tokens, so nothing was moved{code}"
+                        "the cluster does not accept the host's tokens, so it does not join{code}"
                     )
                 }
+                // Only what has a Cluster could have it there.
+                TrustError::NoIdentity(_) => "the cluster does not tell its identity".to_owned(),
                 TrustError::Other { cluster, .. } => format!(
                     "cluster {cluster} is another one than it should be: its ks-apiserver and its kube-apiserver are not of the same cluster"
                 ),
@@ -177,65 +191,31 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     request.guard.check(&kubeconfig.server).await?;
     let server = kubeconfig.server.to_string();
     let text = String::from_utf8_lossy(&request.kubeconfig);
-    let mut object = seed::member_cluster(name, &text, &server, None);
+    let object = seed::member_cluster(name, &text, &server, None);
     let candidate = candidate(host, &object).ok_or_else(|| JoinError::Name(name.clone()))?;
     let client = candidate
         .kubernetes()
         .map_err(|error| JoinError::Kubeconfig(error.clone()))?;
 
     // Whatever else is wrong with a cluster that is a member already, that is what people have to know.
-    let identified = identity_within(client.clone())
+    let identified = identity_within(client)
         .await
         .map_err(api("read the identity of the cluster"));
-    if let Ok(Some(uid)) = &identified {
-        refuse_known(host, uid, None).await?;
-    }
-    let (trust, findings) = examined(host, request, &candidate).await?;
-    let uid = identified?.ok_or(JoinError::Silent)?;
-    let mut told = None;
-    if trust == Trust::Federated && !request.dry_run {
-        let over = if request.force { Over::Any } else { Over::Own };
-        let (proof, patience) = (&request.proof, &request.patience);
-        let introduced = trust::introduce(host, &candidate, &uid, proof, patience, over).await;
-        match introduced {
-            Ok(published) => told = Some(published),
-            Err(refused) => {
-                if let Some(published) = &refused.published {
-                    take_back(host, &client, &uid, published).await;
-                }
-                return Err(JoinError::Trust(Box::new(refused.error)));
-            }
+    let uid = match identified {
+        Ok(Some(uid)) => uid,
+        silent => {
+            examined(host, request, &candidate).await?;
+            silent?;
+            return Err(JoinError::Silent);
         }
-    }
-    if !request.dry_run {
-        object["status"] = json!({"uid": uid});
-        if trust == Trust::Federated {
-            object["spec"]["trust"] = trust.as_str().into();
-        }
-        object["spec"]["connection"]["kubeconfig"] = STANDARD.encode(&request.kubeconfig).into();
-        let object: DynamicObject =
-            serde_json::from_value(object).map_err(|_| JoinError::Name(name.clone()))?;
-        let created = match clusters.create(&PostParams::default(), &object).await {
-            Ok(created) => Ok(created),
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                Err(JoinError::Taken(name.clone()))
-            }
-            Err(error) => Err(api("create the Cluster")(error)),
-        };
-        let stored = match created {
-            Ok(created) => alone(host, &created, &uid).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = stored {
-            if let Some(told) = &told {
-                take_back(host, &client, &uid, told).await;
-            }
-            return Err(error);
-        }
-        if matches!(told, Some(Published::Replaced(_))) {
-            trust::settle(host, &client).await;
-        }
-    }
+    };
+    refuse_known(host, &uid, None).await?;
+    let (trust, findings) = if request.dry_run {
+        examined(host, request, &candidate).await?
+    } else {
+        let writing = written(host, request, &candidate, &uid, object);
+        claim::alone(host, &uid, Box::pin(writing)).await?
+    };
     candidate.close();
     Ok(Report {
         cluster: name.clone(),
@@ -248,8 +228,66 @@ pub async fn join(host: &Host, request: &Request) -> Result<Report, JoinError> {
     })
 }
 
+/// Looks at a cluster that nobody else joins meanwhile, and makes it a member.
+async fn written(
+    host: &Host,
+    request: &Request,
+    candidate: &Arc<Member>,
+    uid: &str,
+    mut object: Value,
+) -> Result<(Trust, Vec<Finding>), JoinError> {
+    let name = &request.name;
+    // Whoever had the claim before has made it a member, perhaps.
+    refuse_known_stored(host, uid, None).await?;
+    let (trust, findings) = examined(host, request, candidate).await?;
+    let client = candidate
+        .kubernetes()
+        .map_err(|error| JoinError::Kubeconfig(error.clone()))?;
+    let mut told = None;
+    if trust == Trust::Federated {
+        let over = if request.force { Over::Any } else { Over::Own };
+        let (proof, patience) = (&request.proof, &request.patience);
+        let introduced = trust::introduce(host, candidate, uid, proof, patience, over).await;
+        match introduced {
+            Ok(published) => told = Some(published),
+            Err(refused) => {
+                if let Some(published) = &refused.published {
+                    take_back(host, &client, uid, published).await;
+                }
+                return Err(JoinError::Trust(Box::new(refused.error)));
+            }
+        }
+        object["spec"]["trust"] = trust.as_str().into();
+    }
+    object["status"] = json!({"uid": uid});
+    object["spec"]["connection"]["kubeconfig"] = STANDARD.encode(&request.kubeconfig).into();
+    if let Err(error) = stored(host, name, uid, object).await {
+        if let Some(told) = &told {
+            take_back(host, &client, uid, told).await;
+        }
+        return Err(error);
+    }
+    if matches!(told, Some(Published::Replaced(_))) {
+        trust::settle(host, &client).await;
+    }
+    Ok((trust, findings))
+}
+
+async fn stored(host: &Host, name: &str, uid: &str, object: Value) -> Result<(), JoinError> {
+    let object: DynamicObject =
+        serde_json::from_value(object).map_err(|_| JoinError::Name(name.to_owned()))?;
+    let clusters = clusters(host.client.clone());
+    match clusters.create(&PostParams::default(), &object).await {
+        Ok(created) => only(host, &created, uid).await,
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            Err(JoinError::Taken(name.to_owned()))
+        }
+        Err(error) => Err(api("create the Cluster")(error)),
+    }
+}
+
 /// A cluster that did not join after all is not to trust this host, also where an earlier join told it, and was killed: it trusts whom it trusted before.
-/// One that has joined by another request meanwhile needs what it was told.
+/// One that became a member meanwhile, whoever made a Cluster of it, needs what it was told.
 async fn take_back(host: &Host, client: &Client, uid: &str, told: &Published) {
     if let Err(JoinError::Same(_)) = refuse_known_stored(host, uid, None).await {
         return;
@@ -260,8 +298,9 @@ async fn take_back(host: &Host, client: &Client, uid: &str, told: &Published) {
     }
 }
 
-/// Two that join the same cluster under two names at the same time: both are stored by now, and at least one of them sees the other, and goes.
-async fn alone(host: &Host, created: &DynamicObject, uid: &str) -> Result<(), JoinError> {
+/// A Cluster of the same cluster that was made without a claim, by kubectl say: both are stored by now, and at least one of two joins sees the other, and
+/// goes.
+async fn only(host: &Host, created: &DynamicObject, uid: &str) -> Result<(), JoinError> {
     let name = created.metadata.name.as_deref().unwrap_or_default();
     let twice = refuse_known_stored(host, uid, Some(name)).await;
     if twice.is_err() {

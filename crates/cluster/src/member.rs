@@ -213,11 +213,6 @@ impl Member {
         self.undecided
     }
 
-    /// Whether copies of users bring the hashes of their passwords there ([`takes_passwords`](crate::propagate::takes_passwords)).
-    pub(crate) fn takes_passwords(&self) -> bool {
-        self.trust == Trust::SharedSecret && !self.undecided
-    }
-
     /// The same member by the same ways, as it would be with this trust.
     pub(crate) fn with_trust(&self, trust: Trust, identity: &str) -> Self {
         Self {

@@ -165,16 +165,21 @@ fn without_values(error: kube::Error) -> kube::Error {
     }
 }
 
-/// Whether the member behind this Cluster gets the hashes of users' passwords: who can read them can guess passwords at leisure, and those are good at the
-/// host. A member that shares the host's secret could sign for anybody anyway, and KubeSphere's may let users log in by themselves; a federated one never
-/// asks for a password.
+/// Whether the member behind this Cluster gets the hashes of users' passwords ([`share_passwords`]).
 #[must_use]
 pub fn takes_passwords(cluster: &DynamicObject) -> bool {
     let trust = cluster.data.pointer("/spec/trust").cloned();
     let trust = trust.map(serde_json::from_value::<Trust>).transpose();
     trust.is_ok_and(|trust| {
-        trust.unwrap_or_default() == Trust::SharedSecret && !crate::trust::is_marked(cluster)
+        share_passwords(trust.unwrap_or_default(), crate::trust::is_marked(cluster))
     })
+}
+
+/// Whether hashes of passwords go to a member of this trust: who can read them can guess passwords at leisure, and those are good at the host. A member
+/// that shares the host's secret could sign for anybody anyway, and KubeSphere's may let users log in by themselves; a federated one never asks for a
+/// password.
+pub(crate) fn share_passwords(trust: Trust, undecided: bool) -> bool {
+    trust == Trust::SharedSecret && !undecided
 }
 
 /// The host that keeps copies.

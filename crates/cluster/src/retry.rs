@@ -1,6 +1,9 @@
-//! How long to wait before something is tried again: the one policy of this room.
+//! How long to wait before something is tried again, and how often: the one policy of this room.
 
 use std::time::Duration;
+
+/// How often a write against the version that was read is tried again where somebody else came before: more often than an object has writers at a time.
+pub(crate) const TRIES: usize = 8;
 
 /// Pauses that double up to a limit, each drawn at random from the whole of its length, so that many who failed together do not come back together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

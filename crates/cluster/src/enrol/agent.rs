@@ -21,10 +21,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Enrolled, Facts, manifest::AGENT};
-use crate::peek::read_at_most;
 use crate::tunnel::authority::{
     AuthorityError, Identity, Issued, certifies, check_pin, private_key, request_certificate,
 };
+use crate::{peek::read_at_most, retry::TRIES};
 
 const ENROL: &str = "/kapis/hub.kubeaihub.io/v1/enrol";
 /// Bytes of the hub's answer.
@@ -33,8 +33,6 @@ const LARGEST_ANSWER: usize = 256 * 1024;
 const ANSWER: Duration = Duration::from_secs(30);
 /// Of a proxy's URL, and of the list of those that it is not for.
 const LONGEST_PROXY: usize = 1024;
-/// Tries of a write that somebody else came before.
-const TRIES: usize = 8;
 
 /// Why an agent has no credentials.
 #[derive(Debug, thiserror::Error)]

@@ -4,17 +4,62 @@ use super::JoinError;
 use crate::{
     AccessCode,
     doctor::{Finding, OLDEST},
+    trust::TrustError,
 };
 
 impl JoinError {
-    /// What to do, where what is wrong with the cluster is known.
+    /// The cause, where it is one of those by which access is lost.
     #[must_use]
-    pub fn remedy(&self) -> Option<String> {
-        let Self::Unfit(finding) = self else {
-            return None;
-        };
-        Some(remedy(finding))
+    pub fn code(&self) -> Option<AccessCode> {
+        match self {
+            Self::Unfit(finding) => Some(finding.code),
+            Self::Trust(error) => error.code(),
+            _ => None,
+        }
     }
+
+    /// What to do, where that is known. `cluster` is the name that it was to have.
+    #[must_use]
+    pub fn remedy(&self, cluster: &str) -> Option<String> {
+        match self {
+            Self::Unfit(finding) => Some(remedy(finding)),
+            Self::Trust(error) => of_trust(error, cluster),
+            Self::UnderWay { seconds } => Some(format!(
+                "Try again in {seconds} s; what was cut off is finished then."
+            )),
+            Self::BrokenOff => {
+                Some("Join it again: that finishes what was begun, or takes it back.".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The remedies of [`TrustError`] are those of a member, for which there is a Cluster.
+fn of_trust(error: &TrustError, name: &str) -> Option<String> {
+    let text = match error {
+        TrustError::NotOffered { .. } => {
+            "Join it with --trust shared-secret, if it may see users' own tokens."
+        }
+        TrustError::Unasked { code: None, .. } => {
+            "Try again; if it stays, look at its ks-apiserver, or decide with --trust."
+        }
+        TrustError::Other { .. } => {
+            "In the cluster, see that the Service ks-apiserver in kubesphere-system leads to its own ks-apiserver."
+        }
+        TrustError::Foreign(_) => {
+            "Do that, or join it with --force, which takes the place of the other host's words and puts them back where the join fails."
+        }
+        // It was told the host's keys just now: no secret that both know has a part in it.
+        TrustError::NotAccepted {
+            code: None | Some(AccessCode::SignatureInvalid),
+            ..
+        } => {
+            "See in the log of the cluster's ks-apiserver why it did not take the host's keys, and that its multicluster.clusterRole is member; then join it again."
+        }
+        error => return Some(by_hand(name, error.code()?)),
+    };
+    Some(text.to_owned())
 }
 
 /// What to do about a finding, before the cluster has joined.
@@ -97,7 +142,7 @@ mod tests {
         for code in AccessCode::ALL {
             let finding = finding("m", code, "its words");
             let repairable = finding.repairable;
-            let remedy = JoinError::Unfit(Box::new(finding)).remedy().unwrap();
+            let remedy = JoinError::Unfit(Box::new(finding)).remedy("m").unwrap();
             for word in ["Cluster object", "kah cluster show", "stored", "CLUSTER"] {
                 assert!(!remedy.contains(word), "{code}: {remedy}");
             }
@@ -126,6 +171,74 @@ mod tests {
         let shown = format!("{SERVING_CERTIFICATE} its kube-apiserver ends soon");
         let remedy = remedy(&finding("m", AccessCode::CredentialExpiring, &shown));
         assert!(!remedy.contains("kubeconfig"), "{remedy}");
-        assert_eq!(JoinError::Silent.remedy(), None);
+        assert_eq!(JoinError::Silent.remedy("m"), None);
+    }
+
+    #[test]
+    fn what_trust_is_in_the_way_of_a_join_is_mended_before_there_is_a_cluster() {
+        let evidence = || "its words".to_owned();
+        let codes = AccessCode::ALL.into_iter().map(Some).chain([None]);
+        let mut errors: Vec<TrustError> = codes
+            .flat_map(|code| {
+                let (cluster, words) = ("m".to_owned(), evidence());
+                [
+                    TrustError::NotAccepted {
+                        code,
+                        evidence: evidence(),
+                    },
+                    TrustError::Unasked {
+                        cluster,
+                        code,
+                        evidence: words,
+                    },
+                ]
+            })
+            .collect();
+        errors.extend([
+            TrustError::NotOffered {
+                cluster: "m".into(),
+                evidence: evidence(),
+            },
+            TrustError::Other {
+                cluster: "m".into(),
+                found: "a".into(),
+                known: "b".into(),
+            },
+            TrustError::Foreign("kubeaihub:another".into()),
+        ]);
+        for error in errors {
+            let error = JoinError::Trust(Box::new(error));
+            let remedy = error.remedy("m").unwrap();
+            let said = format!("{} {remedy}", error.words());
+            for word in [
+                "restore-access",
+                "kah doctor",
+                "kah cluster trust",
+                "kah cluster show",
+                "Cluster object",
+                "stored",
+                "CLUSTER",
+                "moved",
+                "status.uid",
+            ] {
+                assert!(!said.contains(word), "{error:?}: {said}");
+            }
+        }
+        let of = |error| JoinError::Trust(Box::new(error)).remedy("m");
+        let refused = |code| {
+            of(TrustError::NotAccepted {
+                code: Some(code),
+                evidence: evidence(),
+            })
+        };
+        for (remedy, words) in [
+            (of(TrustError::Foreign("x".into())), "--force"),
+            (refused(AccessCode::SignatureInvalid), "keys"),
+            (refused(AccessCode::TLSUntrusted), "Give a kubeconfig"),
+            (refused(AccessCode::UserMissing), "Create this user"),
+        ] {
+            let remedy = remedy.unwrap();
+            assert!(remedy.contains(words), "{remedy}");
+        }
     }
 }

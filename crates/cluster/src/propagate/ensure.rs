@@ -11,7 +11,7 @@ use kube::{
 
 use super::{
     Action, Ending, Kind, Owner, Place, PropagateError, Wanted, answered, carry_out, decide,
-    is_federated, kind, member_client, read_copy, read_source, wanted,
+    is_federated, kind, member_client, read_copy, read_source, share_passwords, wanted,
 };
 use crate::{Host, Member};
 
@@ -62,7 +62,7 @@ async fn bring_user(
         place: Place {
             name: member.name(),
             labels: &Default::default(),
-            passwords: member.takes_passwords(),
+            passwords: share_passwords(member.trust(), member.is_undecided()),
         },
         write,
     };

@@ -7,13 +7,14 @@ use kah_net::Kind;
 use kube::{api::PostParams, core::DynamicObject};
 use serde_json::Value;
 
-use super::{Action, Connected, Request, RestoreError, authority, credential, state::TRIES};
+use super::{Action, Connected, Request, RestoreError, authority, credential};
 use crate::{
     AccessCode, Answer, Host, Kubeconfig, Member, Route, fault_of,
     host::clusters,
     identity::identity,
     join::{JoinError, refuse_known},
     kubernetes::client_of_caller,
+    retry::TRIES,
 };
 
 /// For one question to a cluster that may not answer.

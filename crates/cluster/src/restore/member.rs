@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::{Change, Plan, Request, RestoreError, plan};
 use crate::{
     AccessCode, Answer, Host, Member,
+    retry::TRIES,
     trust::{self, TrustError, rotation::Told},
 };
 
@@ -29,8 +30,6 @@ const MARK: &str = "hub.kubeaihub.io/restore-id";
 
 /// What `kubectl rollout restart` writes.
 const RESTARTED: &str = "kubectl.kubernetes.io/restartedAt";
-/// Tries of a change that somebody else came before.
-const TRIES: usize = 8;
 
 pub(super) struct OnMember<'a> {
     host: &'a Host,

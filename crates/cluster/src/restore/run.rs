@@ -13,16 +13,13 @@ use super::{
     state::{State, Step, Stored},
     user,
 };
-use crate::{AccessCode, Answer, Host};
+use crate::{AccessCode, Answer, Host, retry::TRIES};
 
 /// Told after every step that was written down; may end the run there.
 pub type Observer<'a> = &'a mut (dyn FnMut(&State) -> ControlFlow<()> + Send);
 
 /// For one write on the member, whatever the network does.
 const WRITE: Duration = Duration::from_secs(15);
-
-/// Tries of a write that somebody else came before.
-const TRIES: usize = 8;
 
 /// Acceptances in a row that prove access: while Pods are replaced, one that is new may answer between two that are old.
 const STEADY: usize = 3;

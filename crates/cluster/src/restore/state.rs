@@ -6,14 +6,12 @@ use kube::{Api, api::PostParams, core::DynamicObject};
 use serde::{Deserialize, Serialize};
 
 use super::RestoreError;
-use crate::{Host, host::clusters};
+use crate::{Host, host::clusters, retry::TRIES};
 
 /// The annotation that holds it. No secret is part of it.
 pub const ANNOTATION: &str = "hub.kubeaihub.io/restore";
 /// A run that has not written for this long is over, whatever became of its process.
 pub const STALE: SignedDuration = SignedDuration::from_secs(5);
-/// Tries of a write that somebody else came before.
-pub(super) const TRIES: usize = 8;
 
 /// What has been done so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

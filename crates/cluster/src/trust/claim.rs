@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{TrustError, failed};
-use crate::{Host, host::clusters};
+use crate::{Host, host::clusters, retry::TRIES};
 
 /// The annotation that says that somebody is at it.
 pub(super) const CLAIM: &str = "hub.kubeaihub.io/trust-move";
@@ -24,8 +24,6 @@ pub(super) const ENDS: &str = "hub.kubeaihub.io/trust-ends";
 pub const WANTED: &str = "hub.kubeaihub.io/trust-wanted";
 /// Who claims a member to take the host's keys from it.
 pub(super) const WITHDRAWS: &str = "this host";
-/// Tries of a write that somebody else came before.
-const TRIES: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Claim {

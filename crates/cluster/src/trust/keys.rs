@@ -11,10 +11,7 @@ use kube::{Api, Client, api::PostParams, core::ObjectMeta};
 use serde::Serialize;
 
 use super::{Survey, TrustError, failed, survey};
-use crate::Host;
-
-/// Tries of a write that somebody else came before.
-const TRIES: usize = 8;
+use crate::{Host, retry::TRIES};
 
 fn secrets(client: &Client) -> Api<Secret> {
     Api::namespaced(client.clone(), seed::NAMESPACE)

@@ -18,7 +18,7 @@ use super::{TrustError, failed};
 
 /// For one question to a member that may not answer.
 const ANSWER: Duration = Duration::from_secs(4);
-/// Tries of a write that somebody else came before.
+/// Tries of a write that somebody else came before; fewer than of the host's own objects, since each may take [`ANSWER`] twice.
 const TRIES: usize = 4;
 
 /// The key under which another host's words are kept, JSON. It is binary data, which nobody takes for trust.

@@ -341,7 +341,7 @@ async fn one_cluster_does_not_enrol_under_two_names() {
     let (second, _) = application(&b.token, facts("uid-x"));
     let (first, second) = tokio::join!(enrol(&stage.host, &first), enrol(&stage.host, &second));
     let won = usize::from(first.is_ok()) + usize::from(second.is_ok());
-    assert!(won <= 1, "{first:?} {second:?}");
+    assert_eq!(won, 1, "{first:?} {second:?}");
     for (name, ended) in [("a", &first), ("b", &second)] {
         let status = stage.status(name).await;
         assert_eq!(
@@ -350,12 +350,23 @@ async fn one_cluster_does_not_enrol_under_two_names() {
             "{name} {status} {ended:?}"
         );
         if let Err(error) = ended {
-            assert!(
-                matches!(error, EnrolError::Join(JoinError::Same(_))),
-                "{error:?}"
-            );
+            let EnrolError::Join(JoinError::Same(_) | JoinError::UnderWay { .. }) = error else {
+                panic!("{error:?}")
+            };
         }
     }
+    // Who was refused has used up no token.
+    let (token, won) = if first.is_ok() {
+        (b.token, "a")
+    } else {
+        (a.token, "b")
+    };
+    let (again, _) = application(&token, facts("uid-x"));
+    let refused = enrol(&stage.host, &again).await;
+    assert!(
+        matches!(&refused, Err(EnrolError::Join(JoinError::Same(other))) if other == won),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

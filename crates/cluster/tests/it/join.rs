@@ -4,29 +4,40 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
 use http::HeaderValue;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::Lease;
 use kah_api::{
     cluster::Trust,
     config::Configuration,
     iam::{GlobalRoleBinding, PLATFORM_ADMIN, User, UserSpec, UserStatus},
     network::Network,
-    seed::Role,
+    seed::{self, Role},
 };
 use kah_cluster::{
     CallerCredential, Host,
+    enrol::{self, EnrolError},
     guard::AddressGuard,
     join::{self, JoinError, Report, Request},
     proof::Prover,
     trust::{Patience, TrustError, keys},
+    tunnel::authority,
 };
-use kah_iam::{Clock, GlobalRoles, SystemClock, Users};
+use kah_iam::{Clock, GlobalRoles, Users};
 use kah_localkube::Cluster;
-use kube::api::ListParams;
+use kube::{
+    Api,
+    api::{DeleteParams, ListParams},
+};
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -36,6 +47,7 @@ use crate::{
 
 const UID: &str = "uid-of-the-member";
 const PROXY: &str = "/api/v1/namespaces/kubesphere-system/services/:ks-apiserver:/proxy";
+const MAPS: &str = "/api/v1/namespaces/kubesphere-system/configmaps";
 const TOLD: &str = "/api/v1/namespaces/kubesphere-system/configmaps/hub-trust";
 /// Where a token for a ks-apiserver behind a service proxy stands.
 const IDENTITY: &str = "x-kubesphere-authorization";
@@ -53,16 +65,45 @@ enum Offer {
 /// What the stand-in says: one that is fit to join but for what `odd` changes.
 #[derive(Clone)]
 struct Says {
+    uid: &'static str,
     offer: Offer,
     /// The path that is answered in this way instead.
     odd: Option<(&'static str, u16, String)>,
     /// What it was told to trust.
     told: Option<serde_json::Value>,
+    /// What it is told by a write; without it, a write changes nothing.
+    keeps: Option<serde_json::Value>,
     /// Whether it takes no token.
     refuses: bool,
 }
 
-fn says(says: &Says, seen: &Seen) -> Reply {
+impl Says {
+    fn of(uid: &'static str) -> Self {
+        Self {
+            uid,
+            offer: Offer::Federated,
+            odd: None,
+            told: None,
+            keeps: None,
+            refuses: false,
+        }
+    }
+}
+
+/// The machine's time, and so many seconds.
+struct Shifted(AtomicI64);
+
+impl Clock for Shifted {
+    fn now(&self) -> Timestamp {
+        Timestamp::now() + SignedDuration::from_secs(self.0.load(Ordering::SeqCst))
+    }
+
+    fn uptime(&self) -> f64 {
+        0.0
+    }
+}
+
+fn says(says: &mut Says, seen: &Seen) -> Reply {
     let path = seen.target.split('?').next().unwrap_or_default();
     if let Some((odd, status, body)) = &says.odd
         && path.ends_with(odd)
@@ -71,11 +112,22 @@ fn says(says: &Says, seen: &Seen) -> Reply {
     }
     let body = match path {
         "/api/v1/namespaces/kube-system" => {
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system", "uid": UID}})
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system", "uid": says.uid}})
+        }
+        MAPS if seen.method == "POST" => {
+            says.told.clone_from(&says.keeps);
+            says.told.clone().unwrap_or_default()
         }
         TOLD => match &says.told {
             _ if seen.method == "DELETE" => {
+                if says.keeps.is_some() {
+                    says.told = None;
+                }
                 json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})
+            }
+            Some(_) if seen.method == "PUT" && says.keeps.is_some() => {
+                says.told.clone_from(&says.keeps);
+                says.told.clone().unwrap_or_default()
             }
             Some(told) => told.clone(),
             None => return member::status(404, "NotFound", "canary"),
@@ -98,7 +150,7 @@ fn says(says: &Says, seen: &Seen) -> Reply {
             Some("/kapis/version") => json!({"gitVersion": "v3.4.1"}),
             Some("/kapis/hub.kubeaihub.io/v1/trust") => match says.offer {
                 Offer::Federated => {
-                    json!({"offers": ["shared-secret", "federated"], "audience": UID, "issuer": "", "keys": []})
+                    json!({"offers": ["shared-secret", "federated"], "audience": says.uid, "issuer": "", "keys": []})
                 }
                 Offer::Nothing => return member::status(403, "Forbidden", "canary"),
                 Offer::Fault => return member::status(500, "InternalError", "canary"),
@@ -121,10 +173,20 @@ fn refusal(code: u16, message: &str) -> String {
     .to_string()
 }
 
+async fn stand_in(uid: &'static str) -> (Member, Arc<Mutex<Says>>) {
+    let known = Arc::new(Mutex::new(Says::of(uid)));
+    let told = known.clone();
+    let server = Member::start(None, move |seen| says(&mut told.lock().unwrap(), seen))
+        .await
+        .unwrap();
+    (server, known)
+}
+
 struct Stage {
     host: Host,
     server: Member,
     says: Arc<Mutex<Says>>,
+    clock: Arc<Shifted>,
     _plane: Cluster,
 }
 
@@ -132,16 +194,8 @@ impl Stage {
     async fn new() -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let plane = plane(Role::Host, "secret of the host", "2h").await;
-        let known = Arc::new(Mutex::new(Says {
-            offer: Offer::Federated,
-            odd: None,
-            told: None,
-            refuses: false,
-        }));
-        let told = known.clone();
-        let server = Member::start(None, move |seen| says(&told.lock().unwrap(), seen))
-            .await
-            .unwrap();
+        let (server, known) = stand_in(UID).await;
+        let shifted = Arc::new(Shifted(AtomicI64::new(0)));
         let (users, roles) = (Arc::new(Users::default()), Arc::new(GlobalRoles::default()));
         let mut admin = User::new("admin", UserSpec::default());
         admin.status = Some(UserStatus {
@@ -156,7 +210,7 @@ impl Stage {
         )]);
         let text = "authentication:\n  jwtSecret: \"secret of the host\"\n";
         let configuration = Configuration::read(text, &BTreeMap::new()).unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let clock: Arc<dyn Clock> = shifted.clone();
         Self {
             host: Host {
                 client: plane.client(),
@@ -167,6 +221,7 @@ impl Stage {
             },
             server,
             says: known,
+            clock: shifted,
             _plane: plane,
         }
     }
@@ -188,6 +243,46 @@ impl Stage {
                 authorization: HeaderValue::from_static("Bearer of-the-administrator"),
             },
         }
+    }
+
+    /// A join that has told the cluster, and waits for it to accept that.
+    async fn begun(&self, name: &str, force: bool) -> JoinHandle<Result<Report, JoinError>> {
+        self.says.lock().unwrap().refuses = true;
+        let (host, mut request) = (self.host.clone(), self.request(name, None, false));
+        (request.force, request.patience.accept) = (force, Duration::from_secs(20));
+        let before = self.asked("POST") + self.asked("PUT");
+        let begun = tokio::spawn(async move { join::join(&host, &request).await });
+        crate::until("the cluster is told", || {
+            self.asked("POST") + self.asked("PUT") > before
+        })
+        .await;
+        begun
+    }
+
+    /// How often the cluster was asked so for what it is told to trust.
+    fn asked(&self, method: &str) -> usize {
+        let seen = self.server.seen();
+        let told = seen.iter().filter(|seen| seen.target.starts_with(MAPS));
+        told.filter(|seen| seen.method == method).count()
+    }
+
+    /// What the cluster is told by this host, and keeps.
+    async fn keeps(&self) -> serde_json::Value {
+        keys::signing(&self.host).await.unwrap();
+        let ours = self.host.registry.signer().trusted(UID).unwrap().to_data();
+        let map = json!({"metadata": {"name": "hub-trust", "resourceVersion": "1"}, "data": ours});
+        self.says.lock().unwrap().keeps = Some(map.clone());
+        map
+    }
+
+    async fn claims(&self) -> usize {
+        let leases: Api<Lease> = Api::namespaced(self.host.client.clone(), seed::NAMESPACE);
+        leases
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .len()
     }
 
     async fn look(&self, trust: Option<Trust>) -> Result<Report, JoinError> {
@@ -317,27 +412,171 @@ async fn s5_no_error_of_a_join_quotes_an_answer() {
     assert!(refusals >= 8, "{refusals}");
 }
 
-/// The second look: both have looked before either was stored.
+fn is_under_way(joined: &Result<Report, JoinError>) -> bool {
+    matches!(joined, Err(JoinError::UnderWay { seconds: 1..=30 }))
+}
+
+/// Whichever is first: the other writes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_cluster_does_not_join_under_two_names_at_once() {
+async fn of_two_that_join_one_cluster_at_once_one_does() {
     let stage = Stage::new().await;
-    let shared = Some(Trust::SharedSecret);
-    let (one, two) = (
-        stage.request("one", shared, false),
-        stage.request("two", shared, false),
-    );
-    let together = tokio::join!(join::join(&stage.host, &one), join::join(&stage.host, &two));
-    let joined = [together.0, together.1];
-    for refused in joined.iter().filter_map(|joined| joined.as_ref().err()) {
-        assert!(matches!(refused, JoinError::Same(_)), "{refused}");
+    for (one, two) in [("one", "two"), ("same", "same")] {
+        let shared = Some(Trust::SharedSecret);
+        let [one, two] = [one, two].map(|name| stage.request(name, shared, false));
+        let together = tokio::join!(join::join(&stage.host, &one), join::join(&stage.host, &two));
+        let joined = [together.0, together.1];
+        for refused in joined.iter().filter_map(|joined| joined.as_ref().err()) {
+            let late = matches!(refused, JoinError::Same(_) | JoinError::Taken(_));
+            assert!(
+                late || matches!(refused, JoinError::UnderWay { .. }),
+                "{refused}"
+            );
+        }
+        let good = joined.iter().filter(|joined| joined.is_ok()).count();
+        assert_eq!(good, 1, "{joined:?}");
+        let clusters = kah_cluster::clusters(stage.host.client.clone());
+        let stored = clusters.list(&ListParams::default()).await.unwrap();
+        assert_eq!(stored.items.len(), 1, "{stored:?}");
+        let name = stored.items[0].metadata.name.clone().unwrap();
+        clusters
+            .delete(&name, &DeleteParams::default())
+            .await
+            .unwrap();
+        assert_eq!(stage.claims().await, 0);
     }
-    let good = joined.iter().filter(|joined| joined.is_ok()).count();
-    assert!(good <= 1, "{joined:?}");
-    let stored = kah_cluster::clusters(stage.host.client.clone())
-        .list(&ListParams::default())
-        .await
-        .unwrap();
-    assert_eq!(stored.items.len(), good, "{stored:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_takes_nothing_from_another_of_the_same_cluster() {
+    let stage = Stage::new().await;
+    let ours = stage.keeps().await;
+    let theirs = json!({
+        "metadata": {"name": "hub-trust", "resourceVersion": "1"}, "data": {"issuer": "kubeaihub:another"},
+    });
+    for (name, force) in [
+        ("other", false),
+        ("other", true),
+        ("first", false),
+        ("first", true),
+    ] {
+        stage.says.lock().unwrap().told = force.then(|| theirs.clone());
+        let first = stage.begun("first", force).await;
+        let wrote = (stage.asked("POST"), stage.asked("PUT"));
+        let mut request = stage.request(name, None, false);
+        request.force = force;
+        let second = join::join(&stage.host, &request).await;
+        assert!(is_under_way(&second), "{second:?}");
+        assert!(!first.is_finished());
+        assert_eq!((stage.asked("POST"), stage.asked("PUT")), wrote);
+        stage.says.lock().unwrap().refuses = false;
+        let joined = first.await.unwrap().unwrap();
+        assert_eq!(joined.trust, Trust::Federated);
+        assert_eq!(stage.asked("DELETE"), 0);
+        assert_eq!(stage.says.lock().unwrap().told.as_ref(), Some(&ours));
+        assert_eq!(stage.claims().await, 0);
+        kah_cluster::clusters(stage.host.client.clone())
+            .delete("first", &DeleteParams::default())
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_join_that_was_killed_had_begun_is_finished_when_its_claim_has_run_out() {
+    let stage = Stage::new().await;
+    let ours = stage.keeps().await;
+    let killed = stage.begun("new", false).await;
+    killed.abort();
+    assert!(killed.await.unwrap_err().is_cancelled());
+    stage.says.lock().unwrap().refuses = false;
+    let request = stage.request("new", None, false);
+    let refused = join::join(&stage.host, &request).await;
+    assert!(is_under_way(&refused), "{refused:?}");
+    // Looking writes nothing, and needs no claim.
+    stage.look(None).await.unwrap();
+    stage.clock.0.store(30, Ordering::SeqCst);
+    join::join(&stage.host, &request).await.unwrap();
+    assert_eq!(stage.asked("DELETE"), 0);
+    assert_eq!(stage.says.lock().unwrap().told.as_ref(), Some(&ours));
+    assert_eq!(stage.claims().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_that_fails_leaves_no_claim() {
+    let stage = Stage::new().await;
+    stage.keeps().await;
+    let request = stage.request("new", None, false);
+    stage.says.lock().unwrap().refuses = true;
+    let refused = join::join(&stage.host, &request).await.unwrap_err();
+    assert!(matches!(refused, JoinError::Trust(_)), "{refused}");
+    assert_eq!((stage.claims().await, stage.asked("DELETE")), (0, 1));
+    let text = "multicluster:\n  clusterRole: none\n";
+    let map = json!({"metadata": {}, "data": {"kubesphere.yaml": text}});
+    let odd = ("/configmaps/kubesphere-config", 200, map.to_string());
+    stage.says.lock().unwrap().odd = Some(odd);
+    let refused = join::join(&stage.host, &request).await.unwrap_err();
+    assert!(matches!(refused, JoinError::Unfit(_)), "{refused}");
+    assert_eq!(stage.claims().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joins_of_two_clusters_do_not_hold_each_other_up() {
+    let stage = Stage::new().await;
+    let told = stage.keeps().await;
+    let first = stage.begun("first", false).await;
+    let (server, says) = stand_in("uid-of-another").await;
+    says.lock().unwrap().keeps = Some(told);
+    let mut request = stage.request("second", None, false);
+    request.kubeconfig = crate::kubeconfig(&server.url(), "", "token: stored").into_bytes();
+    let joined = join::join(&stage.host, &request).await.unwrap();
+    assert_eq!(joined.uid, "uid-of-another");
+    assert!(!first.is_finished());
+    stage.says.lock().unwrap().refuses = false;
+    first.await.unwrap().unwrap();
+}
+
+/// By a kubeconfig and by an agent at once: the agent is told to come back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_does_not_enrol_what_is_being_joined() {
+    let stage = Stage::new().await;
+    stage.keeps().await;
+    let wanted = enrol::Invite {
+        name: "agent".into(),
+        hub: "https://hub.example.org".into(),
+        insecure_hub: false,
+        proxy: None,
+        image: None,
+        again: false,
+    };
+    let invitation = enrol::invite(&stage.host, &wanted).await.unwrap();
+    let key = authority::private_key().unwrap();
+    let application = enrol::Application {
+        token: invitation.token,
+        csr: authority::request_certificate(&key).unwrap(),
+        facts: enrol::Facts {
+            uid: UID.into(),
+            kubernetes_version: "v1.36.2".into(),
+            cluster_role: "member".into(),
+        },
+    };
+    let first = stage.begun("new", false).await;
+    let refused = enrol::enrol(&stage.host, &application).await;
+    assert!(
+        matches!(refused, Err(EnrolError::Join(JoinError::UnderWay { .. }))),
+        "{refused:?}"
+    );
+    // Where that came to nothing its token is good still.
+    first.abort();
+    first.await.unwrap_err();
+    stage.clock.0.store(30, Ordering::SeqCst);
+    enrol::enrol(&stage.host, &application).await.unwrap();
+    assert_eq!(stage.claims().await, 0);
+    let request = stage.request("new", None, false);
+    let refused = join::join(&stage.host, &request).await.unwrap_err();
+    assert!(
+        matches!(&refused, JoinError::Same(other) if other == "agent"),
+        "{refused}"
+    );
 }
 
 /// A join that was killed after it had told the cluster has left the host's words there.

@@ -128,6 +128,11 @@ fn private(response: Response) -> Response {
 
 fn refusal(error: &EnrolError) -> Status {
     let (code, reason) = match error {
+        // An agent tries again by itself what is no refusal of it.
+        EnrolError::Join(JoinError::UnderWay { seconds }) => {
+            let seconds = u32::try_from(*seconds).unwrap_or(u32::MAX);
+            return Status::service_unavailable(error.to_string(), Vec::new(), seconds);
+        }
         EnrolError::Join(error) if !matches!(error, JoinError::Api { .. }) => {
             return join::refusal(error, "");
         }

@@ -3,12 +3,16 @@
 use axum::response::Response;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{StatusCode, header};
-use kah_api::{cluster::Trust, status::Status};
+use kah_api::{
+    access::JOIN_UNDER_WAY,
+    cluster::Trust,
+    status::{Cause, Details, Status},
+};
 use kah_cluster::join::{Cleaning, JoinError, Report, Request, join, leave};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{LARGEST_BODY, body, refused};
+use super::{LARGEST_BODY, body};
 use crate::{
     answer,
     gateway::{Arrived, Inner},
@@ -144,16 +148,11 @@ impl Inner {
 }
 
 pub(super) fn refusal(error: &JoinError, cluster: &str) -> Status {
-    if let JoinError::Trust(cause) = error {
-        return Status {
-            message: error.words(),
-            ..super::trust::refusal(cause, cluster)
-        };
-    }
     let (code, reason) = match error {
+        JoinError::Trust(error) => super::trust::kind(error),
         JoinError::Unknown(_) => (404, "NotFound"),
         JoinError::Taken(_) => (409, "AlreadyExists"),
-        JoinError::Same(_) => (409, "Conflict"),
+        JoinError::Same(_) | JoinError::UnderWay { .. } => (409, "Conflict"),
         JoinError::Name(_)
         | JoinError::Kubeconfig(_)
         | JoinError::Address(_)
@@ -161,10 +160,72 @@ pub(super) fn refusal(error: &JoinError, cluster: &str) -> Status {
         JoinError::Unfit(_) => (422, "Invalid"),
         _ => (502, "BadGateway"),
     };
-    let remedy = error.remedy().unwrap_or_default();
     let cause = match error {
-        JoinError::Unfit(finding) => Some((finding.code, remedy.as_str())),
-        _ => None,
+        JoinError::UnderWay { .. } => JOIN_UNDER_WAY.to_owned(),
+        error => error
+            .code()
+            .map_or_else(String::new, |code| code.to_string()),
     };
-    refused(code, reason, error.words(), cause)
+    let remedy = error.remedy(cluster).map(|remedy| Cause {
+        reason: cause,
+        message: remedy,
+        ..Cause::default()
+    });
+    Status {
+        details: Some(Details {
+            causes: remedy.into_iter().collect(),
+            retry_after_seconds: match error {
+                JoinError::UnderWay { seconds } => u32::try_from(*seconds).unwrap_or(u32::MAX),
+                _ => 0,
+            },
+            ..Details::default()
+        }),
+        ..Status::failure(code, reason, error.words())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kah_cluster::{AccessCode, trust::TrustError};
+
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_somebody_else_joins_is_to_be_tried_later() {
+        let status = refusal(&JoinError::UnderWay { seconds: 12 }, "m");
+        assert_eq!((status.code, &*status.reason), (409, "Conflict"));
+        let words = "the cluster is being joined by somebody else at this moment";
+        assert!(status.message.starts_with(words), "{status:?}");
+        let details = status.details.unwrap();
+        assert_eq!(details.retry_after_seconds, 12);
+        let cause = &details.causes[0];
+        assert_eq!(cause.reason, "JoinUnderWay");
+        assert!(cause.message.contains("in 12 s"), "{cause:?}");
+    }
+
+    #[test]
+    fn what_to_do_is_about_a_cluster_that_is_not_in_the_fleet() {
+        let refused = TrustError::NotAccepted {
+            code: Some(AccessCode::TLSUntrusted),
+            evidence: "canary".into(),
+        };
+        let offered = TrustError::NotOffered {
+            cluster: "m".into(),
+            evidence: "it says so".into(),
+        };
+        let foreign = TrustError::Foreign("kubeaihub:another".into());
+        for (error, code, reason, words) in [
+            (refused, 422, "TLSUntrusted", "Give a kubeconfig"),
+            (offered, 422, "", "--trust shared-secret"),
+            (foreign, 409, "", "--force"),
+        ] {
+            let status = refusal(&JoinError::Trust(Box::new(error)), "m");
+            assert_eq!(status.code, code, "{status:?}");
+            assert!(!format!("{status:?}").contains("canary"), "{status:?}");
+            let cause = &status.details.unwrap().causes[0];
+            assert_eq!(cause.reason, reason);
+            assert!(cause.message.contains(words), "{cause:?}");
+            assert!(!cause.message.contains("restore-access"), "{cause:?}");
+        }
+    }
 }

@@ -205,13 +205,23 @@ async fn overview(host: &Host) -> Overview {
 }
 
 pub(super) fn refusal(error: &TrustError, cluster: &str) -> Status {
-    let (code, reason) = match error {
+    if let TrustError::Restore(error) = error {
+        return restore::refusal(error, cluster);
+    }
+    let (code, reason) = kind(error);
+    let advice = error.advice(cluster).unwrap_or_default();
+    let cause = error.code().map(|code| (code, advice.as_str()));
+    refused(code, reason, with_causes(error), cause)
+}
+
+/// The HTTP status of an error, and its reason.
+pub(super) fn kind(error: &TrustError) -> (u16, &'static str) {
+    match error {
         TrustError::Known(error)
             if matches!(**error, JoinError::Same(_) | JoinError::IsHost(_)) =>
         {
             (422, "Invalid")
         }
-        TrustError::Restore(error) => return restore::refusal(error, cluster),
         TrustError::Unknown(_) => (404, "NotFound"),
         TrustError::IsHost(_) => (400, "BadRequest"),
         TrustError::Busy { .. }
@@ -224,10 +234,7 @@ pub(super) fn refusal(error: &TrustError, cluster: &str) -> Status {
         | TrustError::Settings(_) => (422, "Invalid"),
         TrustError::Keys(_) => (500, "InternalError"),
         _ => (502, "BadGateway"),
-    };
-    let advice = error.advice(cluster).unwrap_or_default();
-    let cause = error.code().map(|code| (code, advice.as_str()));
-    refused(code, reason, with_causes(error), cause)
+    }
 }
 
 #[cfg(test)]
