@@ -15,6 +15,8 @@ use crate::output::{self, Format};
 use crate::progress;
 
 const CLUSTERS: &str = "/kapis/hub.kubeaihub.io/v1/clusters";
+/// Bytes: what the host takes, in base64 and with all the rest, is no more than a megabyte.
+const LARGEST_KUBECONFIG: usize = 512 * 1024;
 
 /// Joins a cluster, in one of the two ways.
 pub async fn join(wanted: &Join) -> Result<(), Failure> {
@@ -76,9 +78,13 @@ async fn invite(wanted: &Join) -> Result<(), Failure> {
             "{address} is not https: the token travels in clear."
         ));
     }
-    output::talk(&format!(
-        "Until its agent has connected, `kah cluster show {name}` says MemberUnreachable."
-    ));
+    output::talk(&if wanted.force {
+        format!(
+            "If {name} has enrolled before, only that cluster can use it, and its agent goes on meanwhile; when it has enrolled anew, the certificates it had before are good for nothing."
+        )
+    } else {
+        format!("Until its agent has connected, `kah cluster show {name}` says MemberUnreachable.")
+    });
     Ok(())
 }
 
@@ -92,6 +98,16 @@ async fn direct(join: &Join, kubeconfig: &Path) -> Result<(), Failure> {
         )
         .because(error)
     })?;
+    if text.len() > LARGEST_KUBECONFIG {
+        return Err(Failure::new(
+            format!(
+                "{} has {} bytes: a kubeconfig has at most {LARGEST_KUBECONFIG}",
+                kubeconfig.display(),
+                text.len()
+            ),
+            "Give the cluster's kubeconfig with --kubeconfig FILE.",
+        ));
+    }
     let (hub, _) = Hub::of_login().await?;
     let mut wanted = json!({
         "name": name,

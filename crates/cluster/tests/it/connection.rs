@@ -207,6 +207,12 @@ async fn a_changed_authority_is_shown_and_taken_only_at_its_fingerprint() {
         .unwrap();
     assert_eq!(done.outcome, Outcome::Restored);
     assert_eq!(fleet.codes().await, []);
+    // Where nothing has changed no fingerprint raises an alarm.
+    let unchanged = fleet
+        .restore(|request| request.accept_ca = Some("zz".to_owned()))
+        .await
+        .unwrap();
+    assert_eq!(unchanged.outcome, Outcome::NothingToDo);
 }
 
 /// A kubeconfig that is brought is no way to ask what is no cluster, nor to hear what it says.
