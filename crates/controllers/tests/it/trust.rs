@@ -231,6 +231,12 @@ async fn t1_d1_a_stolen_member_opens_nothing_else() {
         access(&stage, "m0").await.0 == "True"
     })
     .await;
+    // What is stored is heard of a moment later.
+    until("it is no stranger any more", || {
+        let member = stage.host.registry.get("m0");
+        member.is_some_and(|member| member.stranger().is_none())
+    })
+    .await;
     assert_eq!(status(&stage, "m0").await, 200);
     assert_eq!(uid(of_cluster(&stage, "m0").await), own);
 }

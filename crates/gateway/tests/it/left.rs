@@ -35,6 +35,7 @@ use crate::{
 /// Far more than anything needs.
 const LIMIT: Duration = Duration::from_secs(30);
 const CLUSTERS: &str = "/apis/cluster.kubesphere.io/v1alpha1/clusters";
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kubesphere-system/leases";
 const HUB: &str = "/kapis/hub.kubeaihub.io/v1/clusters";
 const PROXY: &str = "/api/v1/namespaces/kubesphere-system/services/:ks-apiserver:/proxy";
 
@@ -59,7 +60,10 @@ fn namespace(uid: &str) -> Value {
 
 /// The host's kube-apiserver. Its first answer about one Cluster, with this status, is held.
 fn kube(seen: &Seen, first: StatusCode, held: &Held) -> Reply {
+    let is_lease = path(seen).starts_with(LEASES);
     match (&seen.method, path(seen).strip_prefix(CLUSTERS)) {
+        (&Method::POST, None) if is_lease => Reply::Echo,
+        (_, None) if is_lease => status(404, "NotFound", "nobody holds it"),
         (_, None) => json_of(&namespace("uid-of-the-host")),
         (&Method::POST, _) => Reply::Echo,
         (&Method::DELETE, _) => json_of(&json!({"kind": "Status", "status": "Success"})),
@@ -241,7 +245,9 @@ async fn a_join_goes_on_when_its_caller_has_left() {
     let body = json!({"name": "new", "kubeconfig": kubeconfig, "trust": "shared-secret"});
     let none = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404});
     hub.ask_and_leave("POST", HUB, &body, &none).await;
-    assert_eq!(hub.written().await, [format!("POST {CLUSTERS}")]);
+    // It claims the cluster first, so that nobody else joins it meanwhile.
+    let written = [format!("POST {LEASES}"), format!("POST {CLUSTERS}")];
+    assert_eq!(hub.written().await, written);
 }
 
 #[tokio::test]
