@@ -56,3 +56,16 @@ impl std::fmt::Debug for Host {
         f.debug_struct("Host").finish_non_exhaustive()
     }
 }
+
+/// The answer of a kube-apiserver, or that it did not come within this time: what does not answer is no reason to wait for ever.
+///
+/// # Errors
+/// What the request ended with; a fault of the service where it did not end.
+pub async fn within<T>(
+    limit: std::time::Duration,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    tokio::time::timeout(limit, request)
+        .await
+        .unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into())))
+}

@@ -41,7 +41,7 @@ pub use account::{AccountError, OwnKubernetes};
 pub use forward::{
     CallerCredential, ForwardError, Hop, MemberRefusal, REFUSAL_HEADER, with_causes,
 };
-pub use host::{Host, clusters};
+pub use host::{Host, clusters, within};
 pub use identity::holder;
 pub use kah_api::access::AccessCode;
 pub use kubeconfig::{Kubeconfig, SettingsError};

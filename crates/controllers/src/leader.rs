@@ -10,6 +10,7 @@ use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
+use kah_cluster::within;
 use kube::{Api, api::PostParams};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -151,7 +152,7 @@ impl Leader {
 
     /// Takes or renews the Lease, if nobody else holds it.
     async fn try_hold(&self, seen: &mut Seen) -> Result<bool, kube::Error> {
-        let Some(mut lease) = bounded(self.leases.get_opt(&self.name)).await? else {
+        let Some(mut lease) = within(REQUEST, self.leases.get_opt(&self.name)).await? else {
             let lease = Lease {
                 metadata: ObjectMeta {
                     name: Some(self.name.clone()),
@@ -159,7 +160,7 @@ impl Leader {
                 },
                 spec: Some(self.spec(None)),
             };
-            return won(bounded(self.leases.create(&PostParams::default(), &lease)).await);
+            return won(within(REQUEST, self.leases.create(&PostParams::default(), &lease)).await);
         };
         let version = lease.metadata.resource_version.clone();
         let since = match &seen.0 {
@@ -179,7 +180,8 @@ impl Leader {
             return Ok(false);
         }
         lease.spec = Some(self.spec(lease.spec.take()));
-        won(bounded(
+        won(within(
+            REQUEST,
             self.leases
                 .replace(&self.name, &PostParams::default(), &lease),
         )
@@ -209,7 +211,7 @@ impl Leader {
 
     /// Lets the next one begin at once.
     async fn release(&self) -> Result<(), kube::Error> {
-        let Some(mut lease) = bounded(self.leases.get_opt(&self.name)).await? else {
+        let Some(mut lease) = within(REQUEST, self.leases.get_opt(&self.name)).await? else {
             return Ok(());
         };
         let Some(spec) = lease.spec.as_mut() else {
@@ -221,7 +223,8 @@ impl Leader {
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
         spec.renew_time = Some(MicroTime((self.now)()));
-        won(bounded(
+        won(within(
+            REQUEST,
             self.leases
                 .replace(&self.name, &PostParams::default(), &lease),
         )
@@ -236,15 +239,6 @@ fn won(written: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
         Err(error) => Err(error),
-    }
-}
-
-async fn bounded<T>(
-    request: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, kube::Error> {
-    match tokio::time::timeout(REQUEST, request).await {
-        Ok(done) => done,
-        Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
     }
 }
 

@@ -21,7 +21,7 @@ use kube::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{JoinError, api};
-use crate::{Host, retry::TRIES, tunnel::authority::hex};
+use crate::{Host, host::within, retry::TRIES, tunnel::authority::hex};
 
 /// Who was killed holds others up for no longer. Clocks of replicas may differ by nearly as much.
 const DURATION: SignedDuration = SignedDuration::from_secs(30);
@@ -77,7 +77,7 @@ impl Claim {
             ended = work => ended,
             () = self.keep(asked) => Err(JoinError::BrokenOff.into()),
         };
-        if let Err(error) = within(self.release()).await {
+        if let Err(error) = within(REQUEST, self.release()).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "end the claim of a join; it runs out"
@@ -106,15 +106,15 @@ impl Claim {
             });
             let how = PostParams::default();
             let written = match lease.metadata.resource_version {
-                None => within(self.leases.create(&how, &lease)).await,
-                Some(_) => within(self.leases.replace(&self.name, &how, &lease)).await,
+                None => within(REQUEST, self.leases.create(&how, &lease)).await,
+                Some(_) => within(REQUEST, self.leases.replace(&self.name, &how, &lease)).await,
             };
             match written {
                 Ok(_) => return Ok(()),
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(error) => return Err(failed()(error)),
             }
-            let found = within(self.leases.get_opt(&self.name)).await;
+            let found = within(REQUEST, self.leases.get_opt(&self.name)).await;
             lease = found.map_err(failed())?.unwrap_or_else(|| self.none());
             if let Some(seconds) = self.left(&lease) {
                 return Err(JoinError::UnderWay { seconds });
@@ -141,7 +141,7 @@ impl Claim {
         loop {
             tokio::time::sleep(RENEWAL).await;
             let asked = Instant::now();
-            match timeout_at(held + GIVE_UP, within(self.renew())).await {
+            match timeout_at(held + GIVE_UP, within(REQUEST, self.renew())).await {
                 Ok(Ok(true)) => held = asked,
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => {
@@ -187,15 +187,6 @@ impl Claim {
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             deleted => deleted.map(drop),
         }
-    }
-}
-
-async fn within<T>(
-    request: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, kube::Error> {
-    match tokio::time::timeout(REQUEST, request).await {
-        Ok(done) => done,
-        Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
     }
 }
 

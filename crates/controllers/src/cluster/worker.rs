@@ -490,9 +490,7 @@ impl<'a> Keeper<'a> {
 pub(super) async fn within<T>(
     write: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, kube::Error> {
-    tokio::time::timeout(WRITE, write)
-        .await
-        .unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into())))
+    kah_cluster::within(WRITE, write).await
 }
 
 /// What it is whose end is told: of one that is renewed the next may be told at once.

@@ -1,6 +1,6 @@
 //! Credentials that end soon are renewed while they work, where the host may do that.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::sync::atomic::Ordering;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
@@ -21,7 +21,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::trust::stage::{SECRET, Stage, clusters, eventually, plane_since, until};
+use crate::trust::stage::{SECRET, Stage, clusters, eventually, plane_since, run, until};
 
 const DAY: i64 = 86_400;
 
@@ -107,21 +107,6 @@ async fn with_token(plane: &kah_localkube::Cluster) -> String {
         "users": [{"name": "u", "user": {"token": token}}],
     });
     kubeconfig.to_string()
-}
-
-fn run(stage: &Stage) -> kah_controllers::Metrics {
-    let metrics = kah_controllers::Metrics::default();
-    tokio::spawn(kah_controllers::run(
-        stage.host.clone(),
-        kah_controllers::Settings {
-            host_cluster: "host".into(),
-            host_kubeconfig: stage.plane.admin_kubeconfig().to_owned(),
-            resync: Duration::from_secs(1),
-        },
-        metrics.clone(),
-        stage.stop.clone(),
-    ));
-    metrics
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,7 +34,7 @@ use kube::{
 };
 use serde_json::json;
 
-use stage::{Load, Place, SECRET, Stage, clusters, eventually, until};
+use stage::{Load, Place, SECRET, Stage, clusters, eventually, run, until};
 
 fn fast() -> Pace {
     Pace {
@@ -276,20 +276,6 @@ async fn access(stage: &Stage, name: &str) -> (String, String, String) {
     let cluster = of_cluster(stage, name).await;
     let told = cluster.condition("HostAccess").cloned();
     told.map_or_else(Default::default, |it| (it.status, it.reason, it.message))
-}
-
-/// All reconcilers.
-fn run(stage: &Stage) {
-    tokio::spawn(kah_controllers::run(
-        stage.host.clone(),
-        kah_controllers::Settings {
-            host_cluster: "host".into(),
-            host_kubeconfig: stage.plane.admin_kubeconfig().to_owned(),
-            resync: Duration::from_secs(1),
-        },
-        kah_controllers::Metrics::default(),
-        stage.stop.clone(),
-    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -448,3 +448,19 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let held = tokio::time::timeout(Duration::from_secs(20), ticks).await;
     assert!(held.is_ok(), "{what}");
 }
+
+/// All reconcilers, until the stage ends; and what they count.
+pub fn run(stage: &Stage) -> kah_controllers::Metrics {
+    let metrics = kah_controllers::Metrics::default();
+    tokio::spawn(kah_controllers::run(
+        stage.host.clone(),
+        kah_controllers::Settings {
+            host_cluster: "host".into(),
+            host_kubeconfig: stage.plane.admin_kubeconfig().to_owned(),
+            resync: Duration::from_secs(1),
+        },
+        metrics.clone(),
+        stage.stop.clone(),
+    ));
+    metrics
+}
